@@ -1,0 +1,1 @@
+"""What runs: sockets, files, processes, the environment and the clock."""

@@ -1,0 +1,91 @@
+"""From a durable file to a study on the worklist: what arrived, and does it say the same as its command?
+
+The File Meta Information holds what the C-STORE command said, so that a file can be judged again after a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+
+from pydicom.filereader import read_file_meta_info
+
+from daemon.spool import Spool, StoredFile
+from triage.errors import NotAnalysed, Reason
+from triage.header import parse_header
+from triage.intake import Intake, Receipt
+from triage.policy import ANALYSED_SOP_CLASSES
+from triage.study import Header, ReceivedInstance
+
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+class ContradictionError(Exception):
+    """The data set is another object than its command says; its bytes are in quarantine."""
+
+
+class UnidentifiableError(Exception):
+    """The data set is empty or names no SOP instance; its bytes, if any, are in quarantine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrivals:
+    """Turns stored files into rows. Repeating it for the same file changes nothing."""
+
+    spool: Spool
+    intake: Intake
+
+    def admit(self, stored: StoredFile, calling_ae: str = "") -> tuple[ReceivedInstance, Receipt]:
+        """Raise ContradictionError or UnidentifiableError once the bytes are in quarantine and the study is listed."""
+        command = _command(stored)
+        try:
+            header = parse_header(stored.path)
+        except NotAnalysed as outcome:
+            # Nothing can be made out but the command: list it under a key of our own rather than lose it.
+            return self._receive(stored, _keyed(command), calling_ae, outcome.reason)
+        if not header.sop_instance_uid or not header.sop_class_uid:
+            self.spool.quarantine(stored)
+            raise UnidentifiableError
+        if not _same(header, command):
+            self.spool.quarantine(stored)
+            if _UID.fullmatch(header.study_instance_uid):
+                self._receive(stored, header, calling_ae, Reason.QUARANTINED)
+            raise ContradictionError
+        if not _UID.fullmatch(header.study_instance_uid):
+            return self._receive(stored, _keyed(header), calling_ae, Reason.IDENTITY_CONFLICT)
+        reason = None if header.sop_class_uid in ANALYSED_SOP_CLASSES else Reason.UNSUPPORTED_SOP_CLASS
+        return self._receive(stored, header, calling_ae, reason)
+
+    def _receive(
+        self, stored: StoredFile, header: Header, calling_ae: str, reason: Reason | None
+    ) -> tuple[ReceivedInstance, Receipt]:
+        received = ReceivedInstance(
+            header=header,
+            sha256=stored.sha256,
+            size_bytes=stored.size_bytes,
+            calling_ae=calling_ae,
+            quarantined=reason is Reason.QUARANTINED,
+            not_analysed=reason,
+        )
+        return received, self.intake.receive(received)
+
+
+def _command(stored: StoredFile) -> Header:
+    meta = read_file_meta_info(stored.path)
+    return Header(
+        sop_class_uid=str(meta.MediaStorageSOPClassUID),
+        sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
+        study_instance_uid="",
+        transfer_syntax_uid=str(meta.TransferSyntaxUID),
+    )
+
+
+def _same(header: Header, command: Header) -> bool:
+    return (header.sop_class_uid, header.sop_instance_uid) == (command.sop_class_uid, command.sop_instance_uid)
+
+
+def _keyed(header: Header) -> Header:
+    """Give an object that names no usable study one of its own: the same each time (form: PS3.5 annex B.2)."""
+    digest = hashlib.sha256(header.sop_instance_uid.encode("utf-8", "replace")).digest()
+    return replace(header, study_instance_uid=f"2.25.{int.from_bytes(digest[:16], 'big')}")

@@ -1,0 +1,106 @@
+"""Wakes the workers the moment a job is queued: nobody polls, nobody waits.
+
+PostgreSQL rings by NOTIFY in the transaction that queues the job. Beside SQLite, which cannot, each worker has a
+datagram socket in the data folder and whoever queues a job sends to all of them, after the commit. A ring that is lost
+costs little: a worker looks for itself every few seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import Engine
+
+from triage.store import JOBS_CHANNEL
+
+_FOLDER = "bells"
+
+
+def _folder(data_dir: Path) -> Path:
+    """The folder of bells under a short name: a socket's path has room for 107 bytes, unix(7)."""
+    folder = data_dir / _FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)}")
+
+
+def _socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+
+class Ringer:
+    """Rings every worker of this machine. Nothing to do on PostgreSQL."""
+
+    def __init__(self, engine: Engine, data_dir: Path) -> None:
+        self._needed = engine.dialect.name == "sqlite"
+        self._folder = _folder(data_dir)
+        self._socket = _socket()
+
+    def ring(self) -> None:
+        """Never blocks, never fails: a full socket is a worker that is about to look anyway."""
+        if not self._needed:
+            return
+        for path in self._folder.iterdir():
+            try:
+                self._socket.sendto(b"!", str(path))
+            except (ConnectionRefusedError, FileNotFoundError):
+                path.unlink(missing_ok=True)  # its worker is gone
+            except OSError:
+                continue
+
+
+class SocketBell:
+    """What a worker listens to beside SQLite."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = _folder(data_dir) / str(os.getpid())
+        self._path.unlink(missing_ok=True)
+        self._socket = _socket()
+        self._socket.bind(str(self._path))
+
+    def wait(self, seconds: float) -> None:
+        """Return at a ring or after ``seconds``. Rings since the last wait count."""
+        select.select([self._socket], [], [], seconds)
+        with suppress(BlockingIOError):
+            while self._socket.recv(16):
+                pass
+
+    def close(self) -> None:
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+
+class PostgresBell:
+    """What a worker listens to beside PostgreSQL: LISTEN on a connection of its own, made again when it breaks."""
+
+    def __init__(self, engine: Engine) -> None:
+        url = engine.url.set(drivername="postgresql")
+        self._dsn = url.render_as_string(hide_password=False)
+        self._connection: psycopg.Connection | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Return at a ring, after ``seconds``, or at once after a lost connection: rings may have been missed."""
+        try:
+            if self._connection is None:
+                self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=5)
+                self._connection.execute(f"LISTEN {JOBS_CHANNEL}")
+                return
+            for _ in self._connection.notifies(timeout=seconds, stop_after=1):
+                return
+        except psycopg.OperationalError:
+            self.close()
+            select.select([], [], [], min(seconds, 1.0))
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def bell(engine: Engine, data_dir: Path) -> SocketBell | PostgresBell:
+    """The bell that goes with the database."""
+    return SocketBell(data_dir) if engine.dialect.name == "sqlite" else PostgresBell(engine)

@@ -1,0 +1,118 @@
+"""What must happen although nobody asks: leases expire, waiting has a limit, files are not kept for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
+from daemon.spool import Spool
+from daemon.telemetry import describe, log
+from triage.intake import known_hashes
+from triage.jobs import RetryRule
+from triage.queue import Queue
+from triage.store import Store
+
+# A file may be on disk a moment before its row is committed; after this it is an orphan.
+_ORPHAN_SECONDS = 600.0
+_HOUR_SECONDS = 3600.0
+_DAY_SECONDS = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweeps:
+    """Each sweep is safe to run at any time, twice, or never to the end."""
+
+    store: Store
+    queue: Queue
+    spool: Spool
+    arrivals: Arrivals
+    ring: Callable[[], None]
+    rule: RetryRule
+    pending_seconds: float
+    retention_days: float
+    free_mib_min: int
+
+    def expire_leases(self) -> None:
+        """Jobs of workers that went silent are queued again, or buried after their last attempt."""
+        queued, buried = self.queue.expire(self.rule)
+        if queued or buried:
+            log().warning("leases_expired", queued=queued, buried=buried)
+            self.ring()
+
+    def time_out_pending(self) -> None:
+        """No study shows "pending" for longer than the limit."""
+        count = self.queue.time_out_pending(self.pending_seconds)
+        if count:
+            log().warning("pending_timed_out", count=count)
+
+    def delete_expired_files(self) -> None:
+        """Pixel files past their retention; never of an instance that awaits its analysis."""
+        count = 0
+        while batch := self.queue.expired_files(self.retention_days):
+            for instance_id, sha256, quarantined in batch:
+                self.queue.forget_file(instance_id)
+                self.spool.delete(sha256, quarantined=quarantined)
+            count += len(batch)
+        # What could not even be listed has no row that would end its keeping.
+        for file in self.spool.files(self.retention_days * _DAY_SECONDS, quarantined=True):
+            self.spool.delete(file.sha256, quarantined=True)
+            count += 1
+        if count:
+            log().info("files_deleted", count=count)
+
+    def adopt_orphans(self) -> None:
+        """Files that were stored whole but whose row was never committed are listed after all.
+
+        Their sender was not told that they had been stored and may send them again: that is then the same instance.
+        """
+        found = {file.sha256: file for file in self.spool.files(older_than_seconds=_ORPHAN_SECONDS)}
+        orphans = found.keys() - known_hashes(self.store, list(found))
+        for sha256 in orphans:
+            with suppress(ContradictionError, UnidentifiableError):
+                self.arrivals.admit(found[sha256])
+        if orphans:
+            log().warning("orphans_adopted", count=len(orphans))
+            self.ring()
+
+    def watch_disk(self) -> None:
+        """A word before the receiver starts to refuse."""
+        free_mib = self.spool.free_mib()
+        if free_mib < self.free_mib_min * 2:
+            log().warning("disk_low", free_mib=free_mib)
+
+
+def run(sweeps: Sweeps, sweep_seconds: float, stop: threading.Event) -> None:
+    """Run the sweeps, one at a time, until asked to stop. A sweep that fails is tried again at its next turn."""
+    scheduler = BackgroundScheduler(
+        timezone="UTC",
+        executors={"default": ThreadPoolExecutor(1)},
+        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+    )
+    for sweep, seconds in (
+        (sweeps.expire_leases, sweep_seconds),
+        (sweeps.time_out_pending, sweep_seconds),
+        (sweeps.watch_disk, 60.0),
+        (sweeps.delete_expired_files, _HOUR_SECONDS),
+        (sweeps.adopt_orphans, _HOUR_SECONDS),
+    ):
+        scheduler.add_job(_guarded(sweep), "interval", seconds=seconds)
+        _guarded(sweep)()
+    scheduler.start()
+    stop.wait()
+    scheduler.shutdown(wait=True)
+
+
+def _guarded(sweep: Callable[[], None]) -> Callable[[], None]:
+    def guarded() -> None:
+        try:
+            sweep()
+        except Exception as error:  # noqa: BLE001 - the next turn tries again
+            log().error("sweep_failed", count=1, outcome=sweep.__name__, **describe(error))
+
+    return guarded

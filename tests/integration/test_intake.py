@@ -1,0 +1,130 @@
+"""What the database makes of received instances."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from making import POLICY, received
+from triage.errors import ConflictError, Reason, StudyNotFoundError
+from triage.intake import Intake, Receipt, known_hashes
+from triage.reading import Reading
+from triage.store import Store
+from triage.study import ClinicalPriority
+from triage.tables import instances, jobs, policies, studies
+
+
+@pytest.fixture
+def store(engine: Engine) -> Store:
+    return Store(engine)
+
+
+@pytest.fixture
+def intake(store: Store) -> Intake:
+    return Intake(store, POLICY)
+
+
+def count(store: Store, table: Any) -> int:
+    with store.reading() as connection:
+        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def test_the_same_instance_again_makes_no_second_row_and_no_second_job(store: Store, intake: Intake) -> None:
+    assert intake.receive(received(1)) == Receipt(queued=True)
+    assert intake.receive(received(1)) == Receipt(duplicate=True)
+    assert [count(store, table) for table in (studies, instances, jobs)] == [1, 1, 1]
+
+
+def test_the_same_instance_from_many_senders_at_once_is_kept_once(store: Store, intake: Intake) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        receipts = list(pool.map(intake.receive, [received(1)] * 16))
+    assert sum(receipt.queued for receipt in receipts) == 1
+    assert [count(store, table) for table in (studies, instances, jobs)] == [1, 1, 1]
+
+
+def test_the_same_uid_with_other_content_is_kept_beside_the_first_and_marked(store: Store, intake: Intake) -> None:
+    intake.receive(received(1))
+    assert intake.receive(received(1, content="other")) == Receipt(conflict=True, queued=True)
+    (entry,) = Reading(store).worklist()
+    assert entry.identity_conflict
+    assert "identifiers contradict" in entry.why
+    assert count(store, instances) == 2
+
+
+def test_the_same_uid_under_another_study_marks_both(store: Store, intake: Intake) -> None:
+    intake.receive(received(1, study=1))
+    intake.receive(received(1, study=2))
+    assert [entry.identity_conflict for entry in Reading(store).worklist()] == [True, True]
+
+
+def test_an_object_that_is_not_analysed_is_listed_with_its_reason_and_without_a_job(
+    store: Store, intake: Intake
+) -> None:
+    receipt = intake.receive(received(1, not_analysed=Reason.UNSUPPORTED_SOP_CLASS))
+    assert not receipt.queued
+    (entry,) = Reading(store).worklist()
+    assert (entry.analysis, entry.reason) == ("not_analysed", "unsupported_sop_class")
+    assert count(store, jobs) == 0
+
+
+def test_later_demographics_are_shown_and_absent_ones_do_not_erase(store: Store, intake: Intake) -> None:
+    intake.receive(received(1, study=5, patient_name="Old^Name", accession_number="A5"))
+    intake.receive(received(2, study=5, patient_name="New^Name", accession_number=""))
+    (entry,) = Reading(store).worklist()
+    assert (entry.patient_name, entry.accession_number) == ("New^Name", "A5")
+
+
+def test_clinical_priority_rises_and_never_falls(store: Store, intake: Intake) -> None:
+    for number, priority in enumerate((ClinicalPriority.URGENT, ClinicalPriority.STAT, ClinicalPriority.ROUTINE)):
+        intake.receive(received(number, study=5, clinical_priority=priority))
+    assert Reading(store).worklist()[0].clinical_priority == "STAT"
+
+
+def test_text_wider_than_its_column_is_cut_and_the_study_listed(store: Store, intake: Intake) -> None:
+    wide = {name: "W" * 256 for name in ("study_description", "accession_number", "patient_id", "series_instance_uid")}
+    intake.receive(received(1, **wide, modality="M" * 64, study_date="D" * 64, patient_sex="S" * 64))
+    assert Reading(store).worklist()[0].accession_number == "W" * 64
+
+
+def test_every_policy_that_made_a_priority_is_kept(store: Store) -> None:
+    Intake(store, POLICY).receive(received(1))
+    Intake(store, replace(POLICY, version="stricter", threshold=0.1)).receive(received(2))
+    with store.reading() as connection:
+        kept = {row.version: json.loads(row.content) for row in connection.execute(select(policies))}
+    assert kept["stricter"]["threshold"] == 0.1
+    assert set(kept) == {POLICY.version, "stricter"}
+
+
+def test_hashes_of_files_are_found_among_many(store: Store, intake: Intake) -> None:
+    intake.receive(received(1))
+    others = [f"{number:064x}" for number in range(1200)]
+    assert known_hashes(store, [*others, received(1).sha256]) == {received(1).sha256}
+
+
+def test_two_readers_cannot_hold_one_study(store: Store, intake: Intake) -> None:
+    intake.receive(received(1))
+    reading = Reading(store)
+    reading.start_reading("1.2.1", "dr-a")
+    reading.start_reading("1.2.1", "dr-a")
+    with pytest.raises(ConflictError):
+        reading.start_reading("1.2.1", "dr-b")
+    assert (reading.worklist()[0].status, reading.worklist()[0].reader) == ("reading", "dr-a")
+    reading.release("1.2.1")
+    reading.start_reading("1.2.1", "dr-b")
+    reading.close("1.2.1")
+    reading.close("1.2.1")
+    assert reading.study("1.2.1")["reader"] == "dr-b"
+    for change in (lambda: reading.start_reading("1.2.1", "dr-a"), lambda: reading.release("1.2.1")):
+        with pytest.raises(ConflictError):
+            change()
+
+
+def test_an_unknown_study_is_said_to_be_unknown(store: Store) -> None:
+    for verb in (Reading(store).close, Reading(store).release, Reading(store).study):
+        with pytest.raises(StudyNotFoundError):
+            verb("1.2.999")

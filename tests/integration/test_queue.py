@@ -1,0 +1,176 @@
+"""Leases: counted, fenced, expiring; nothing is done twice and nothing is left."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import Engine, func, select, update
+
+from making import CARD, POLICY, finding, received
+from triage.errors import LostLeaseError, Reason
+from triage.intake import Intake
+from triage.jobs import Job, RetryRule
+from triage.policy import judge
+from triage.queue import Queue
+from triage.reading import Reading
+from triage.store import Store
+from triage.study import Finding
+from triage.tables import findings, instances, jobs
+
+RULE = RetryRule(attempts_max=2, delay_seconds=0.001)
+
+
+@pytest.fixture
+def store(engine: Engine) -> Store:
+    return Store(engine)
+
+
+@pytest.fixture
+def queue(store: Store) -> Queue:
+    return Queue(store, POLICY)
+
+
+def claim(queue: Queue, worker: str = "test", seconds: float = 60) -> Job:
+    job = queue.claim(worker, seconds)
+    assert job is not None
+    return job
+
+
+def lapse(store: Store) -> None:
+    with store.writing() as connection:
+        connection.execute(update(jobs).values(lease_until=store.after(-1)))
+
+
+def finish(queue: Queue, job: Job, p_pneumonia: float = 0.95) -> None:
+    queue.finish(job, finding(p_pneumonia), judge(finding(p_pneumonia), card=CARD, policy=POLICY))
+
+
+def test_jobs_are_claimed_in_the_order_they_came_and_once(store: Store, queue: Queue) -> None:
+    for number in (1, 2):
+        Intake(store, POLICY).receive(received(number))
+    assert [claim(queue).study_instance_uid for _ in range(2)] == ["1.2.1", "1.2.2"]
+    assert queue.claim("test", 60) is None
+
+
+def test_many_workers_never_get_the_same_job(store: Store, queue: Queue) -> None:
+    for number in range(40):
+        Intake(store, POLICY).receive(received(number))
+
+    def drain(worker: int) -> list[int]:
+        mine = []
+        while job := queue.claim(str(worker), 60):
+            mine.append(job.job_id)
+        return mine
+
+    with ThreadPoolExecutor(8) as pool:
+        claimed = [job_id for mine in pool.map(drain, range(8)) for job_id in mine]
+    assert len(claimed) == len(set(claimed)) == 40
+
+
+def test_the_attempt_is_counted_before_the_work_starts(store: Store, queue: Queue) -> None:
+    Intake(store, POLICY).receive(received(1))
+    assert claim(queue).attempts == 1
+    with store.reading() as connection:
+        assert connection.execute(select(jobs.c.attempts)).scalar_one() == 1
+
+
+def test_a_result_after_the_lease_went_to_another_is_refused(store: Store, queue: Queue) -> None:
+    Intake(store, POLICY).receive(received(1))
+    slow = claim(queue)
+    lapse(store)
+    assert queue.expire(RetryRule(attempts_max=5, delay_seconds=0.001)) == (1, 0)
+    with pytest.raises(LostLeaseError):
+        finish(queue, slow, 0.01)
+    with pytest.raises(LostLeaseError):
+        queue.heartbeat(slow, 60)
+    with pytest.raises(LostLeaseError):
+        queue.fail(slow, Reason.DECODE_CRASH, RULE)
+    assert Reading(store).worklist()[0].analysis == "pending"
+
+
+def test_a_heartbeat_keeps_the_lease(store: Store, queue: Queue) -> None:
+    Intake(store, POLICY).receive(received(1))
+    job = claim(queue, seconds=0.001)
+    queue.heartbeat(job, 60)
+    assert queue.expire(RULE) == (0, 0)
+
+
+def test_a_job_that_kills_its_workers_is_buried_and_the_study_says_why(store: Store, queue: Queue) -> None:
+    Intake(store, POLICY).receive(received(1))
+    for _ in range(RULE.attempts_max):
+        claim_when_due(queue)
+        lapse(store)
+        queue.expire(RULE)
+    (entry,) = Reading(store).worklist()
+    assert (entry.analysis, entry.reason, entry.flagged) == ("not_analysed", "internal_error", False)
+    assert queue.claim("test", 60) is None
+
+
+def claim_when_due(queue: Queue) -> Job:
+    for _ in range(1000):
+        if job := queue.claim("test", 60):
+            return job
+    raise AssertionError("the job never became due")
+
+
+def test_the_leases_of_a_dead_worker_are_taken_back_by_name(store: Store, queue: Queue) -> None:
+    for number in (1, 2):
+        Intake(store, POLICY).receive(received(number))
+    claim(queue, "dead")
+    claim(queue, "alive")
+    assert queue.expire(RULE, worker="dead") == (1, 0)
+    assert queue.depth() == {"leased": 1, "queued": 1}
+
+
+def test_a_passing_failure_waits_longer_each_time_and_a_final_one_ends_at_once(store: Store, queue: Queue) -> None:
+    Intake(store, POLICY).receive(received(1))
+    assert queue.fail(claim(queue), Reason.DECODE_CRASH, RetryRule(attempts_max=2, delay_seconds=60)) is None
+    assert queue.claim("test", 60) is None  # not due yet
+    Intake(store, POLICY).receive(received(2))
+    ended = queue.fail(claim(queue), Reason.DECODE_ERROR, RULE)
+    assert ended is not None
+    assert ended.reason is Reason.DECODE_ERROR
+
+
+def test_a_study_pending_too_long_says_timeout_and_a_late_answer_still_counts(store: Store, queue: Queue) -> None:
+    Intake(store, POLICY).receive(received(1))
+    job = claim(queue)
+    assert queue.time_out_pending(60) == 0
+    assert queue.time_out_pending(-1) == 1
+    assert Reading(store).worklist()[0].reason == "timeout"
+    finish(queue, job)
+    assert Reading(store).worklist()[0].flagged
+
+
+def test_the_same_result_twice_is_one_row(store: Store, queue: Queue) -> None:
+    Intake(store, POLICY).receive(received(1))
+    job = claim(queue)
+    finish(queue, job)
+    with store.writing() as connection:
+        store.write_finding(connection, job.instance_id, finding(0.9), judge(finding(0.9), card=CARD, policy=POLICY))
+        assert connection.execute(select(func.count()).select_from(findings)).scalar_one() == 1
+
+
+def test_a_later_lower_result_never_lowers_the_study(store: Store, queue: Queue) -> None:
+    for number in (1, 2, 3):
+        Intake(store, POLICY).receive(received(number, study=9))
+    finish(queue, claim(queue), 0.95)
+    finish(queue, claim(queue), 0.01)
+    failed = Finding(reason=Reason.BAD_PIXELS)
+    queue.finish(claim(queue), failed, judge(failed, card=CARD, policy=POLICY))
+    (entry,) = Reading(store).worklist()
+    assert (entry.flagged, entry.p_pneumonia) == (True, 0.95)
+
+
+def test_only_files_that_await_nothing_expire(store: Store, queue: Queue) -> None:
+    for number in (1, 2):
+        Intake(store, POLICY).receive(received(number))
+    finish(queue, claim(queue))
+    with store.writing() as connection:
+        connection.execute(update(instances).values(received_at=store.after(-86400)))
+    assert queue.expired_files(2) == []
+    ((instance_id, sha256, quarantined),) = queue.expired_files(0.5)
+    assert (sha256, quarantined) == (received(1).sha256, False)
+    queue.forget_file(instance_id)
+    assert queue.expired_files(0.5) == []

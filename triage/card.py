@@ -1,0 +1,76 @@
+"""The card that goes with a weights file: what the network is, for whom it was validated, where it flags."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from triage.errors import CardMismatchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Population:
+    """Films outside this population are "not analysed". Ages in years, both ends included."""
+
+    modalities: tuple[str, ...]
+    body_parts: tuple[str, ...]
+    views: tuple[str, ...]
+    age_min_years: float
+    age_max_years: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Film to network input: resize to ``size_px`` square, stretch between two percentiles (0 to 100), then z-score."""
+
+    size_px: int
+    stretch_percentiles: tuple[float, float]
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """``threshold`` and ``likely_threshold`` are calibrated P(pneumonia); ``temperature`` divides the logits.
+
+    ``sha256`` is of the weights file: thresholds are worth nothing with other weights.
+    """
+
+    architecture: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    population: Population
+    threshold: float
+    likely_threshold: float
+    temperature: float
+    sha256: str
+    date: str
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def read_card(path: Path) -> Card:
+    """Raise CardMismatchError if the file is missing, is not JSON, or has a field too many or too few."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        preprocessing = raw.pop("preprocessing")
+        population: dict[str, Any] = raw.pop("population")
+        for name in ("modalities", "body_parts", "views"):
+            population[name] = tuple(population[name])
+        preprocessing["stretch_percentiles"] = tuple(preprocessing["stretch_percentiles"])
+        raw["classes"] = tuple(raw["classes"])
+        return Card(preprocessing=Preprocessing(**preprocessing), population=Population(**population), **raw)
+    except OSError as error:
+        raise CardMismatchError(f"card {path.name}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CardMismatchError(f"card {path.name}: not a card of this version ({error})") from error
+
+
+def write_card(card: Card, path: Path) -> None:
+    """Write aside, then rename: a reader sees the old card or the new one."""
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,168 @@
+"""The nouns: header, instance, image, finding, priority, entry. DICOM keywords (PS3.6) in snake_case.
+
+Fields that could identify a patient have ``repr=False``, so that no traceback or log line shows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from triage.errors import Reason
+
+
+class ClinicalPriority(IntEnum):
+    """Priority of the order, set by people; the analysis never changes it. Smaller is read first."""
+
+    STAT = 0
+    URGENT = 1
+    ROUTINE = 2
+
+
+class Status(StrEnum):
+    """Where the reading of a study stands."""
+
+    UNREAD = "unread"
+    READING = "reading"
+    READ = "read"
+
+
+class Analysis(StrEnum):
+    """Where the analysis of a study stands."""
+
+    PENDING = "pending"
+    ANALYSED = "analysed"
+    NOT_ANALYSED = "not_analysed"
+
+
+class Tier(StrEnum):
+    """What the reader is told instead of a raw probability."""
+
+    LIKELY = "likely"
+    POSSIBLE = "possible"
+    UNLIKELY = "unlikely"
+
+
+class Etiology(StrEnum):
+    """Shown muted and with a caveat; never part of the order (not reliable on films)."""
+
+    BACTERIAL = "bacterial"
+    VIRAL = "viral"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a data set says of itself, without pixels. Text as received, "" where absent.
+
+    ``age_years`` comes from PatientAge, else from PatientBirthDate and the study's date; None if neither can be read.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str = ""
+    transfer_syntax_uid: str = ""
+    modality: str = ""
+    body_part_examined: str = ""
+    view_position: str = ""
+    presentation_intent_type: str = ""
+    age_years: float | None = None
+    clinical_priority: ClinicalPriority = ClinicalPriority.ROUTINE
+    study_date: str = field(default="", repr=False)
+    study_description: str = field(default="", repr=False)
+    accession_number: str = field(default="", repr=False)
+    patient_id: str = field(default="", repr=False)
+    patient_name: str = field(default="", repr=False)
+    patient_birth_date: str = field(default="", repr=False)
+    patient_sex: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceivedInstance:
+    """One SOP instance, durable on disk under the sha256 of its file, not yet in the database."""
+
+    header: Header
+    sha256: str
+    size_bytes: int
+    calling_ae: str = ""
+    quarantined: bool = False
+    # Set where the object can be kept but not analysed (another SOP class, no usable identifiers).
+    not_analysed: Reason | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PixelImage:
+    """A film as the network may see it: float32 (H, W) in [0, 1], bright = dense."""
+
+    pixels: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What the analysis has to say of one instance: probabilities in [0, 1] that sum to 1, or a reason.
+
+    ``weights_sha256`` names the network that was loaded, "" if none was.
+    """
+
+    weights_sha256: str = ""
+    p_normal: float | None = None
+    p_bacterial: float | None = None
+    p_viral: float | None = None
+    reason: Reason | None = None
+
+    @property
+    def p_pneumonia(self) -> float | None:
+        """1 - P(normal); None if not analysed."""
+        return None if self.p_normal is None else 1.0 - self.p_normal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priority:
+    """What a finding does to its study. ``words`` is what the reader sees under "why here?"."""
+
+    analysis: Analysis
+    flagged: bool = False
+    tier: Tier | None = None
+    etiology: Etiology | None = None
+    p_pneumonia: float | None = None
+    reason: Reason | None = None
+    words: str
+    policy_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorklistEntry:
+    """One row of the ``reading_worklist`` view: names and order of fields are those of its columns."""
+
+    rank: int
+    study_instance_uid: str = field(repr=False)
+    accession_number: str = field(repr=False)
+    patient_id: str = field(repr=False)
+    patient_name: str = field(repr=False)
+    patient_birth_date: str = field(repr=False)
+    patient_sex: str = field(repr=False)
+    age_years: float | None
+    modality: str
+    study_date: str = field(repr=False)
+    study_description: str = field(repr=False)
+    received_at: datetime
+    waiting_since: datetime
+    waiting_seconds: int
+    clinical_priority: str
+    status: str
+    reader: str | None = field(repr=False)
+    analysis: str
+    reason: str | None
+    flagged: bool
+    overdue: bool
+    tier: str | None
+    etiology: str | None
+    p_pneumonia: float | None
+    identity_conflict: bool
+    why: str

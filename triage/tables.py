@@ -1,0 +1,171 @@
+"""The tables, and the ``reading_worklist`` view. `migrations/` builds the same; a test holds them equal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import TypeDecorator
+
+NAMES = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = MetaData(naming_convention=NAMES)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC on both databases (SQLite stores text 'YYYY-MM-DD HH:MM:SS.ffffff')."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ANN401, ARG002
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _text(name: str, width: int) -> Column[str]:
+    return Column(name, String(width), nullable=False, server_default="")
+
+
+# SQLite increments only INTEGER primary keys by itself.
+RowId = BigInteger().with_variant(Integer(), "sqlite")
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    _text("accession_number", 64),
+    _text("patient_id", 64),
+    _text("patient_name", 256),
+    _text("patient_birth_date", 16),
+    _text("patient_sex", 16),
+    Column("age_years", Float),
+    _text("modality", 16),
+    _text("study_date", 16),
+    _text("study_description", 64),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("waiting_since", UtcDateTime, nullable=False),
+    Column("overdue_at", UtcDateTime, nullable=False),
+    Column("waiting_limit_minutes", Integer, nullable=False),
+    Column("clinical_priority", SmallInteger, nullable=False),
+    # Counts readings: an image that arrives after the study was read opens the next one.
+    Column("episode", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reader", String(64)),
+    Column("status_at", UtcDateTime),
+    Column("analysis", String(16), nullable=False),
+    Column("reason", String(32)),
+    Column("flagged", Boolean, nullable=False),
+    Column("tier", String(16)),
+    Column("etiology", String(16)),
+    Column("p_pneumonia", Float),
+    Column("words", String(256), nullable=False),
+    Column("policy_version", String(64), nullable=False),
+    Column("analysed_at", UtcDateTime),
+    Column("identity_conflict", Boolean, nullable=False),
+)
+# The worklist never looks at studies that have been read, however many there are.
+Index(
+    "ix_studies_open",
+    studies.c.clinical_priority,
+    studies.c.waiting_since,
+    sqlite_where=text("status <> 'read'"),
+    postgresql_where=text("status <> 'read'"),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("instance_id", RowId, primary_key=True),
+    Column("study_instance_uid", ForeignKey("studies.study_instance_uid"), nullable=False, index=True),
+    _text("series_instance_uid", 64),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    _text("transfer_syntax_uid", 64),
+    Column("sha256", String(64), nullable=False, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    _text("calling_ae", 16),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("identity_conflict", Boolean, nullable=False),
+    Column("episode", Integer, nullable=False),
+    Column("quarantined", Boolean, nullable=False),
+    Column("pixels_deleted_at", UtcDateTime, index=True),
+    UniqueConstraint("sop_instance_uid", "sha256"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", RowId, primary_key=True),
+    Column("instance_id", ForeignKey("instances.instance_id"), nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("available_at", UtcDateTime, nullable=False),
+    Column("worker", String(64)),
+    Column("token", String(32)),
+    Column("lease_until", UtcDateTime),
+    Column("reason", String(32)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+)
+Index(
+    "ix_jobs_open",
+    jobs.c.state,
+    jobs.c.available_at,
+    sqlite_where=text("state IN ('queued', 'leased')"),
+    postgresql_where=text("state IN ('queued', 'leased')"),
+)
+
+findings = Table(
+    "findings",
+    metadata,
+    Column("instance_id", ForeignKey("instances.instance_id"), primary_key=True),
+    Column("weights_sha256", String(64), primary_key=True),
+    Column("p_normal", Float),
+    Column("p_bacterial", Float),
+    Column("p_viral", Float),
+    Column("analysis", String(16), nullable=False),
+    Column("reason", String(32)),
+    Column("flagged", Boolean, nullable=False),
+    Column("tier", String(16)),
+    Column("etiology", String(16)),
+    Column("p_pneumonia", Float),
+    Column("words", String(256), nullable=False),
+    Column("policy_version", String(64), nullable=False),
+    Column("found_at", UtcDateTime, nullable=False),
+)
+
+# Every policy that ever made a priority, as JSON, under its version.
+policies = Table(
+    "policies",
+    metadata,
+    Column("version", String(64), primary_key=True),
+    Column("content", String, nullable=False),
+    Column("first_used_at", UtcDateTime, nullable=False),
+)
