@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
@@ -273,7 +274,7 @@ class Listener:
 
     def start(self) -> None:
         """Raise OSError if the address cannot be bound, ValueError if the AE title is not one."""
-        silence_pynetdicom()
+        silence_libraries()
         self._server = ListenerServer(
             self._make_ae(), self._address, self._tls, self.limits, ConnectionHandler, self._on_refused
         )
@@ -354,7 +355,7 @@ class Listener:
         return len(self._server.slots) > 0 and time.monotonic() < deadline
 
 
-def silence_pynetdicom() -> None:
+def silence_libraries() -> None:
     """No value received reaches a log, and no odd UID ends an association: they are judged where they are answered."""
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = False
@@ -362,7 +363,8 @@ def silence_pynetdicom() -> None:
     _config.STORE_RECV_CHUNKED_DATASET = False
     _config.ENFORCE_UID_CONFORMANCE = False
     _config.VALIDATORS["UI"] = lambda _uid: (True, "")
-    # Its errors come with tracebacks and values; ours are counted in the summary.
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
-    # Its warnings quote the value.
+    # Errors come with tracebacks and values, and warnings are remembered one by one; ours are counted in the summary.
+    for name in ("pynetdicom", "pydicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        warnings.filterwarnings("ignore", module=name)
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE

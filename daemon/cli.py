@@ -212,6 +212,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     stop = lifecycle.stop_on_signals()
     from daemon.bell import bell
     from daemon.decoder import Decoder
+    from daemon.sandbox import Limits
     from daemon.worker import Times, Worker
 
     settings = house.settings
@@ -219,7 +220,8 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     if name:  # whoever had this name before is dead: its job need not wait for the lease to run out
         house.queue.expire(house.rule, worker=full_name)
     listening = bell(house.store.engine, settings.data_dir)
-    with Decoder(seconds=settings.decode_seconds, memory_mib=settings.decode_mib) as decoder:
+    limits = Limits(seconds=settings.decode_seconds, memory_bytes=settings.decode_mib * 2**20)
+    with Decoder(limits) as decoder:
         worker = Worker(
             name=full_name,
             queue=house.queue,
@@ -410,7 +412,13 @@ def train(
     from triage.training import train as fit
 
     today = datetime.now(UTC).date().isoformat()
-    fit(films, out, date=today, recipe=Recipe(epochs=epochs, seed=seed), progress=lambda text: typer.echo(text, err=True))
+    fit(
+        films,
+        out,
+        date=today,
+        recipe=Recipe(epochs=epochs, seed=seed),
+        progress=lambda text: typer.echo(text, err=True),
+    )
 
 
 @app.command()

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from ipaddress import IPv6Address, ip_address
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from pynetdicom.association import Association
     from pynetdicom.transport import RequestHandler
 
-Endpoint: TypeAlias = tuple[str, int]
+# Address, port and a serial number, since a port may come back before its former connection is quite gone.
+Endpoint: TypeAlias = tuple[str, int, int]
 Request: TypeAlias = Any  # socketserver types its hooks for datagrams too; ours are stream sockets
 
 # How long a thread sleeps at a time with nothing to do; and while an answer to the peer is due.
@@ -109,7 +111,7 @@ class Slots:
             return self._taken.get(peer)
 
     def _has_room(self, admission: Admission, host: str, total_max: int, address_max: int) -> bool:
-        hosts = [taken_host for (taken_host, _), each in self._taken.items() if each is admission]
+        hosts = [taken_host for (taken_host, _, _), each in self._taken.items() if each is admission]
         return len(hosts) < total_max and hosts.count(host) < address_max
 
     def leave(self, peer: Endpoint) -> None:
@@ -166,18 +168,18 @@ class GuardedSocket(AssociationSocket):
             raise OSError(errno.EMSGSIZE, "PDU longer than the limit")
         self._answer_due = True
         received = bytearray(nr_bytes)
-        count = self._fill(memoryview(received))
-        return received if count == nr_bytes else received[:count]
+        filled = self._fill(memoryview(received))
+        return received if filled == nr_bytes else received[:filled]
 
     def _fill(self, buffer: memoryview) -> int:
-        count = 0
-        while count < len(buffer):
-            got = self._read(buffer[count:])
+        filled = 0
+        while filled < len(buffer):
+            got = self._read(buffer[filled:])
             if not got:
                 self._journal.note(Outcome.CLOSED)
                 break
-            count += got
-        return count
+            filled += got
+        return filled
 
     def _read(self, buffer: memoryview) -> int:
         sock = self.socket
@@ -227,7 +229,7 @@ class GuardedServer(ThreadedAssociationServer):
     def __init__(  # noqa: PLR0917 - as pynetdicom's
         self,
         ae: ApplicationEntity,
-        address: Endpoint,
+        address: tuple[str, int],
         tls: ssl.SSLContext | None,
         limits: ListenerLimits,
         request_handler: Callable[..., RequestHandler],
@@ -237,6 +239,7 @@ class GuardedServer(ThreadedAssociationServer):
         self.request_queue_size = limits.backlog
         self.slots = Slots(limits)
         self._on_refused = on_refused
+        self._serial = count(1)
         self._handshakes: set[ssl.SSLSocket] = set()
         super().__init__(ae, address, ae.ae_title, [], tls, request_handler=request_handler)
 
@@ -245,14 +248,14 @@ class GuardedServer(ThreadedAssociationServer):
             cast("socket.socket", self.socket).setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
-    def get_request(self) -> tuple[socket.socket, Endpoint]:
+    def get_request(self) -> tuple[socket.socket, Any]:
         try:
             client, address = cast("socket.socket", self.socket).accept()
         except OSError as error:
             if error.errno in _NO_DESCRIPTORS:
                 time.sleep(QUIET_SECONDS)  # the connection stays in the backlog
             raise
-        return client, (plain_address(address[0]), address[1])
+        return client, (plain_address(address[0]), address[1], next(self._serial))
 
     def verify_request(self, request: Request, client_address: Request) -> bool:
         with contextlib.suppress(OSError):

@@ -10,10 +10,10 @@ import os
 import tomllib
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from triage.errors import SettingsError
 from triage.policy import Policy
@@ -35,10 +35,12 @@ class Settings(BaseSettings):
     dicom_host: str = Field("0.0.0.0", description="address the receiver listens on")  # noqa: S104 - peers are listed
     dicom_port: int = Field(11112, ge=0, le=65535, description="port of the receiver; 0: any free one")
     dicom_ae_title: str = Field("TRIAGE", pattern=r"^[!-\[\]-~]{1,16}$", description="our AE title")
-    dicom_peers: tuple[str, ...] = Field(
-        (), description="who may send: AE@ADDRESS or AE@NETWORK, e.g. PACS@10.1.0.0/16"
+    dicom_peers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="who may send: AE@ADDRESS or AE@NETWORK, with commas between, e.g. PACS@10.1.0.0/16"
     )
-    dicom_strict_loopback: bool = Field(False, description="ask senders on this machine for listed AE titles too")
+    dicom_strict_loopback: bool = Field(
+        default=False, description="hold senders on this machine to the list too"
+    )
     dicom_tls_certificate_file: Path | None = Field(None, description="PEM; set it to speak TLS only")
     dicom_tls_key_file: Path | None = Field(None, description="PEM; needed with the certificate")
     dicom_tls_ca_file: Path | None = Field(None, description="PEM; clients must show a certificate signed by these")
@@ -52,7 +54,7 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="address of the web server")
     http_port: int = Field(8080, ge=0, le=65535, description="port of the web server")
     http_allow_remote: bool = Field(
-        False, description="listen beyond loopback: only behind a proxy that asks who it is"
+        default=False, description="listen beyond loopback: only behind a proxy that asks who it is"
     )
 
     weights_card: Path = Field(DEFAULT_WEIGHTS, description="card (JSON) of the network; its weights lie beside it")
@@ -73,6 +75,11 @@ class Settings(BaseSettings):
 
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless stderr is a terminal")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @field_validator("dicom_peers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _make_sense(self) -> Self:

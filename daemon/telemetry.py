@@ -7,6 +7,7 @@ the databases put values into theirs.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import logging
@@ -44,6 +45,15 @@ def _allow_list(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMappi
     return {name: _plain(value) for name, value in line.items() if name in FIELDS}
 
 
+def _name_process(
+    process: str,
+    _: Any,
+    __: str,
+    line: MutableMapping[str, Any],  # noqa: ANN401
+) -> MutableMapping[str, Any]:
+    return {"event": line.pop("event"), "process": process, **line}
+
+
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any value may be handed in; few come out
     if value is None or isinstance(value, bool | int | float):
         return round(value, 6) if isinstance(value, float) else value
@@ -56,7 +66,7 @@ def configure(log_format: str, level: str, process: str) -> None:
     renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(pad_event_to=28)
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            functools.partial(_name_process, process),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _allow_list,
@@ -66,7 +76,6 @@ def configure(log_format: str, level: str, process: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(process=process)
     _silence_libraries()
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread

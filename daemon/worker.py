@@ -11,18 +11,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from daemon.bell import PostgresBell, SocketBell
-from daemon.decoder import Decoder
+from daemon.decoder import Decoder, Look
+from daemon.film import look_at
 from daemon.spool import Spool
 from daemon.telemetry import Pseudonym, describe, log
 from triage.classifier import Classifier
-from triage.errors import LostLeaseError, NotAnalysed, Reason
+from triage.errors import LostLeaseError, Reason
 from triage.jobs import PASSING, Job, RetryRule
-from triage.policy import Policy, gate, judge
+from triage.policy import Policy, judge
 from triage.queue import Queue
 from triage.study import Finding, Priority
 
@@ -72,34 +72,21 @@ class Worker:
             return False
         started = time.monotonic()
         with suppress(LostLeaseError), self._beating(job):
-            finding = self._look(job)
+            finding, look = self._look(job)
             priority = self._record(job, finding)
-            self._log(job, finding, priority, time.monotonic() - started)
+            self._log(job, finding, look, priority, time.monotonic() - started)
             return True
         log().warning("lease_lost", study=self.pseudonym(job.study_instance_uid), attempts=job.attempts)
         return True
 
-    def _look(self, job: Job) -> Finding:
+    def _look(self, job: Job) -> tuple[Finding, Look | None]:
         if self.classifier is None:
-            return Finding(reason=Reason.MODEL_UNAVAILABLE)
-        card = self.classifier.card
+            return Finding(reason=Reason.MODEL_UNAVAILABLE), None
         try:
-            look = self.decoder.look(
-                self.spool.path(job.sha256),
-                sha256=job.sha256,
-                gate=partial(gate, population=card.population, policy=self.policy),
-                preprocessing=card.preprocessing,
-            )
-            scores = self.classifier.score(look.prepared[None])[0]
-        except NotAnalysed as outcome:
-            return Finding(weights_sha256=card.sha256, reason=outcome.reason)
-        except MemoryError:
-            return Finding(weights_sha256=card.sha256, reason=Reason.RESOURCE_EXHAUSTED)
+            return look_at(self.spool.path(job.sha256), job.sha256, self.decoder, self.classifier, self.policy)
         except Exception as error:  # noqa: BLE001 - one bad film costs one film, never the worker
             log().error("analysis_failed", study=self.pseudonym(job.study_instance_uid), **describe(error))
-            return Finding(weights_sha256=card.sha256, reason=Reason.INTERNAL_ERROR)
-        normal, bacterial, viral = (float(p) for p in scores)
-        return Finding(weights_sha256=card.sha256, p_normal=normal, p_bacterial=bacterial, p_viral=viral)
+            return Finding(weights_sha256=self.classifier.card.sha256, reason=Reason.INTERNAL_ERROR), None
 
     def _record(self, job: Job, finding: Finding) -> Priority | None:
         """The study's new priority; None if the job will be tried again."""
@@ -130,7 +117,7 @@ class Worker:
             except SQLAlchemyError as error:
                 log().warning("heartbeat_missed", **describe(error))
 
-    def _log(self, job: Job, finding: Finding, priority: Priority | None, seconds: float) -> None:
+    def _log(self, job: Job, finding: Finding, look: Look | None, priority: Priority | None, seconds: float) -> None:
         """The canonical line of a look at a study."""
         log().info(
             "study_ranked" if priority else "job_put_back",
@@ -141,6 +128,7 @@ class Worker:
             tier=priority.tier if priority else None,
             attempts=job.attempts,
             queued_seconds=job.queued_seconds,
+            decode_seconds=look.seconds if look else None,
             seconds=seconds,
             total_seconds=job.queued_seconds + seconds,
             weights=finding.weights_sha256[:12],

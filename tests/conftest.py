@@ -45,8 +45,8 @@ def films() -> Path:
 
 @pytest.fixture(scope="session")
 def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a real server: TRIAGE_TEST_POSTGRESQL_URL, else one from the wheel, stopped at the end."""
-    given = os.environ.get("TRIAGE_TEST_POSTGRESQL_URL")
+    """URL of a real server: TEST_POSTGRESQL_URL, else one from the wheel, stopped at the end."""
+    given = os.environ.get("TEST_POSTGRESQL_URL")
     if given:
         yield given
         return

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-ARCHITECTURE = "efficientnet-lite0-grey"
+ARCHITECTURE = "efficientnet-lite0"
 CLASSES = ("normal", "bacterial", "viral")
 # Expansion, output channels, repeats, stride of the first, kernel.
 STAGES = (

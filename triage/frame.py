@@ -157,12 +157,14 @@ def _from_codestream(dataset: Dataset, frame: bytes, syntax: str, geometry: Geom
     samples = _decode(frame, syntax, stream)
     if samples.shape not in (geometry.shape, geometry.shape[:2]):
         raise NotAnalysed(Reason.BAD_PIXELS)
-    unsigned = samples.view(f"u{samples.itemsize}")
+    unsigned: Samples = samples.view(f"u{samples.itemsize}")
     if stream.precision <= geometry.bits_stored:
         return _narrowed(unsigned, geometry.bits_stored)
     if syntax in LOSSY_SYNTAXES and not geometry.is_signed:
         # Ringing may overshoot the stored bits: cut it off, where a mask would make white black.
-        return np.minimum(unsigned, unsigned.dtype.type(2**geometry.bits_stored - 1))
+        white = unsigned.dtype.type(2**geometry.bits_stored - 1)
+        clipped: Samples = np.minimum(unsigned, white)
+        return clipped
     return _stored_bits(dataset, unsigned, geometry)
 
 

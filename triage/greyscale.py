@@ -44,9 +44,9 @@ def _luminance(samples: Samples, interpretation: str) -> NDArray[np.float32]:
     """PS3.3 C.7.6.3.1.2: Y as it is, or of RGB; (H, W) is Y already."""
     if samples.ndim == _GREY_DIMENSIONS:
         return samples.astype(np.float32)
-    if interpretation == "YBR_FULL":
+    if interpretation.startswith("YBR_FULL"):
         return samples[..., 0].astype(np.float32)
-    luminance: NDArray[np.float32] = samples @ np.array(_LUMINANCE, np.float32)
+    luminance: NDArray[np.float32] = samples.astype(np.float32) @ np.array(_LUMINANCE, np.float32)
     return luminance
 
 

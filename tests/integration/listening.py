@@ -99,11 +99,12 @@ def listening(on_store: Callable[[StoreRequest], int] | None = None, **changes: 
         site.received.append(Received(request, bytes(request.data_set)))
         return status
 
+    ends: list[AssociationSummary] = []
     arguments: dict[str, Any] = {
         "ae_title": "TRIAGE", "host": "127.0.0.1", "port": 0, "limits": limits, "peers": [], "tls": None,
-        "on_store": keep, "on_association_end": lambda summary: site.ends.append(summary), "refuse": lambda: False,
+        "on_store": keep, "on_association_end": ends.append, "refuse": lambda: False,
     }  # fmt: skip
-    site = Site(Listener(**(arguments | changes)))
+    site = Site(Listener(**(arguments | changes)), ends=ends)
     site.listener.start()
     try:
         yield site

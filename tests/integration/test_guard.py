@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import ssl
+import struct
 import subprocess
 import tempfile
 import threading
@@ -45,11 +47,22 @@ def rss() -> int:
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def association_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+
+
+def sent_until_closed(peer: socket.socket, header: bytes, mib_max: int) -> int:
+    """MiB that the other side let us send."""
+    peer.sendall(header)
+    for sent in range(mib_max):
+        try:
+            peer.sendall(bytes(MIB))
+        except (ConnectionError, TimeoutError):
+            return sent
+    return mib_max
 
 
 def test_silent_connection_is_closed_after_the_acse_timeout() -> None:
@@ -89,13 +102,7 @@ def test_bytes_that_drip_within_a_pdu_are_closed_at_its_deadline() -> None:
 def test_pdu_of_4_gib_is_closed_with_flat_memory() -> None:
     with listening(pdu_seconds=20, acse_seconds=20) as site, site.connect() as peer:
         before = rss()
-        sent = 0
-        with pytest.raises((ConnectionError, TimeoutError)):
-            peer.sendall(b"\x01\0\xff\xff\xff\xff")
-            while sent < 100 * MIB:
-                peer.sendall(bytes(MIB))
-                sent += MIB
-        assert sent < 10 * MIB
+        assert sent_until_closed(peer, b"\x01\0\xff\xff\xff\xff", 100) < 10
         assert rss() - before < 10 * MIB
         assert site.can_echo()
 
@@ -247,6 +254,27 @@ def test_connections_over_the_cap_are_rejected_as_transient() -> None:
         assert site.last_end().outcome is Outcome.REJECTED
 
 
+def test_port_that_comes_back_before_its_former_connection_is_gone_has_a_slot_of_its_own() -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def slow(_request: StoreRequest) -> int:
+        started.set()
+        release.wait(10)
+        return 0
+
+    with listening(slow, acse_seconds=10) as site:
+        with established(site.connect()) as former:
+            former.sendall(p_data(3, store_rq()) + p_data(2, bytes(8)))
+            assert started.wait(5)
+            source = former.getsockname()
+            former.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with socket.create_connection(("127.0.0.1", site.port), timeout=10, source_address=source) as peer:
+            assert wait_for(lambda: len(site.listener._server.slots) == 2)
+            release.set()
+            site.last_end()
+            established(peer)
+
+
 def test_instance_over_the_cap_is_out_of_resources_and_the_next_is_stored() -> None:
     with listening(instance_bytes_max=50_000) as site:
         before = rss()
@@ -269,8 +297,7 @@ def test_peer_that_does_not_wait_for_answers_is_held_back() -> None:
     with listening(slow) as site, established(site.connect()) as peer:
         peer.settimeout(1)
         with pytest.raises(TimeoutError):
-            for _ in range(20):
-                peer.sendall(store)
+            peer.sendall(store * 20)
         peer.settimeout(20)
         release.set()
         assert status_of(read_pdu(peer)[1]) == 0

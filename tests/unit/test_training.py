@@ -200,10 +200,9 @@ def test_the_default_recipe_ends_at_full_size() -> None:
 
 def test_temperature_undoes_overconfidence() -> None:
     rng = np.random.default_rng(1)
-    logits = rng.normal(size=(20_000, 3)) * 2
-    odds = np.exp(logits)
-    labels = np.array([rng.choice(3, p=row / row.sum()) for row in odds])
-    assert temperature_of(logits * 3, labels) == pytest.approx(3, rel=0.05)
+    logits = rng.normal(size=(5_000, 3)) * 2
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)  # drawn from the softmax of the logits
+    assert temperature_of(logits * 3, labels) == pytest.approx(3, rel=0.1)
 
 
 def test_threshold_misses_no_more_than_it_may() -> None:
@@ -215,7 +214,9 @@ def test_threshold_misses_no_more_than_it_may() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.floats(0.5, 1))
-def test_threshold_keeps_its_sensitivity_unless_that_means_flagging_all(values: list[float], sensitivity: float) -> None:
+def test_threshold_keeps_its_sensitivity_unless_that_means_flagging_all(
+    values: list[float], sensitivity: float
+) -> None:
     p = np.array(values)
     threshold = sensitive_threshold(p, np.ones(len(p), bool), sensitivity=sensitivity)
     assert LOWEST <= threshold <= HIGHEST

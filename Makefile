@@ -1,0 +1,52 @@
+# The menu. Everything installs into .venv; nothing else is touched but Debian packages that `make test` needs as peers.
+PYTHON ?= python3
+# The CPU build where pip knows one; for a GPU or another index: make setup TORCH="torch --index-url URL"
+TORCH  ?= torch==2.13.0
+FILMS  ?=
+STAY   ?=
+ONLY   ?=
+V      := .venv/bin
+STAMP  := .venv/.installed
+
+.PHONY: setup demo test lint types bench train clean
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@test -x $(V)/python || $(PYTHON) -m venv .venv || { echo "apt-get install python3-venv"; exit 1; }
+	$(V)/pip install --quiet --upgrade pip
+	$(V)/pip install --quiet $(TORCH)
+	$(V)/pip install --quiet --constraint constraints.txt --editable '.[demo,train,test,dev]'
+	@touch $@
+
+setup: $(STAMP) ## .venv with .venv/bin/triage
+
+demo: $(STAMP) ## the main job: a morning of studies arrives and is triaged (FILMS=folder, STAY=1)
+	$(V)/triage demo $(if $(FILMS),--films "$(FILMS)") $(if $(STAY),--stay)
+
+test: $(STAMP) peers ## lint, types and all tests
+	$(MAKE) --no-print-directory lint types
+	$(V)/python -m pytest
+
+.PHONY: peers
+peers: # dcmtk and Orthanc are the tests' independent DICOM peers; without root their tests are skipped, saying so
+	@command -v storescu >/dev/null && command -v Orthanc >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dcmtk orthanc >/dev/null; } || \
+	  echo "dcmtk or orthanc missing: their tests will be skipped"
+
+lint: $(STAMP) ## ruff, formatting, import arrows
+	$(V)/ruff check .
+	$(V)/ruff format --check .
+	$(V)/lint-imports
+
+types: $(STAMP) ## mypy, strict
+	$(V)/mypy
+
+bench: $(STAMP) ## seconds from C-STORE success to ranked (ONLY=latency)
+	$(V)/python -m tests.benchmarks $(ONLY)
+
+train: $(STAMP) ## train on FILMS (folders NORMAL and PNEUMONIA), write to OUT
+	$(V)/triage train --films "$(FILMS)" --out "$(or $(OUT),trained)"
+
+clean: ## remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,197 @@
+"""Looking at a file without trusting it: the worker's side of the sandbox. Torch is never imported here."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.sandbox import ALIVE, LENGTH, MOST_REPORT_BYTES, Limits, Request
+from triage.card import Preprocessing
+from triage.errors import Reason
+from triage.study import ClinicalPriority, Header
+
+Gate = Callable[[Header], Reason | None]
+
+# The nursery loads the codecs in well under a second, unless the machine is very busy.
+_BIRTH_SECONDS = 30.0
+_BIRTHS = 2
+_CHUNK_BYTES = 256 * 1024
+_BYTES_PER_PIXEL = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Look:
+    """``pixels`` float32 (size, size) in [0, 1], or a reason why there are none; ``seconds`` of wall time."""
+
+    header: Header | None = None
+    pixels: NDArray[np.float32] | None = field(default=None, repr=False)
+    reason: Reason | None = None
+    seconds: float = 0.0
+
+
+class _NoChildError(Exception):
+    """The nursery is dead, or was never well."""
+
+
+class _SilenceError(Exception):
+    """The child did not finish in time."""
+
+
+class Decoder:
+    """One look at a time. The nursery starts with the first one, and again whenever it has died."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._turn = threading.Lock()
+        self._nursery: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def look(self, path: Path, *, sha256: str, gate: Gate, preprocessing: Preprocessing) -> Look:
+        """Never raises for what the file holds. ``gate`` judges the header in the child, before any pixel."""
+        request = Request(
+            path=path.absolute(), sha256=sha256, gate=gate, preprocessing=preprocessing, limits=self._limits
+        )
+        started = time.monotonic()
+        with self._turn:
+            look = self._look(pickle.dumps(request), preprocessing.size_px)
+        return replace(look, seconds=time.monotonic() - started)
+
+    def close(self) -> None:
+        """End the nursery and its child. A later look starts anew."""
+        with self._turn:
+            self._kill()
+
+    def _look(self, request: bytes, size_px: int) -> Look:
+        for _ in range(_BIRTHS):
+            try:
+                with self._child() as line:
+                    return _understood(self._asked(line, request, size_px), size_px)
+            except _NoChildError:
+                self._kill()
+            except _SilenceError:
+                self._kill()
+                return Look(reason=Reason.DECODE_TIMEOUT)
+        return Look(reason=Reason.RESOURCE_EXHAUSTED)
+
+    @contextmanager
+    def _child(self) -> Iterator[socket.socket]:
+        """A line to a new child that has said it is alive."""
+        line, its_end = socket.socketpair()
+        with line:
+            try:
+                with its_end:
+                    socket.send_fds(self._nursery_control(), [ALIVE], [its_end.fileno()])
+                line.settimeout(_BIRTH_SECONDS)
+                alive = line.recv(1)
+            except OSError:
+                raise _NoChildError from None
+            if alive != ALIVE:
+                raise _NoChildError
+            yield line
+
+    def _nursery_control(self) -> socket.socket:
+        if self._control is None:
+            self._control, its_end = socket.socketpair()
+            with its_end:
+                self._nursery = subprocess.Popen(
+                    [sys.executable, "-m", "daemon.sandbox"],
+                    stdin=its_end.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=_environment(),
+                    start_new_session=True,
+                )
+        return self._control
+
+    def _kill(self) -> None:
+        """The whole group, so that no child survives its nursery."""
+        if self._control is not None:
+            self._control.close()
+        if self._nursery is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._nursery.pid, signal.SIGKILL)
+            self._nursery.wait()
+        self._control = self._nursery = None
+
+    def _asked(self, line: socket.socket, request: bytes, size_px: int) -> bytes:
+        """Bytes of the answer; no more than an answer can have."""
+        deadline = time.monotonic() + self._limits.seconds
+        most = LENGTH.size + MOST_REPORT_BYTES + _BYTES_PER_PIXEL * size_px**2
+        received = bytearray()
+        try:
+            line.settimeout(self._limits.seconds)
+            line.sendall(request)
+            line.shutdown(socket.SHUT_WR)
+            while len(received) <= most:
+                line.settimeout(max(deadline - time.monotonic(), 1e-3))
+                chunk = line.recv(_CHUNK_BYTES)
+                if not chunk:
+                    break
+                received += chunk
+        except TimeoutError:
+            raise _SilenceError from None
+        except OSError:
+            return b""  # it died in the middle of a sentence
+        return bytes(received)
+
+
+def _environment() -> dict[str, str]:
+    """No secret of the worker's; one thread, since a fork copies only one; modules from where the worker has them."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LC_ALL": "C.UTF-8"}
+
+
+def _understood(answer: bytes, size_px: int) -> Look:
+    """Bytes of a child that may have been taken over: anything but a valid answer is a crash."""
+    try:
+        (length,) = LENGTH.unpack_from(answer)
+        report = json.loads(answer[LENGTH.size : LENGTH.size + length])
+        header = None if report["header"] is None else _header(report["header"])
+        if report["reason"] is not None:
+            return Look(header=header, reason=Reason(report["reason"]))
+        return Look(header=header, pixels=_pixels(answer[LENGTH.size + length :], size_px))
+    except Exception:  # noqa: BLE001 - struct.error, ValueError, KeyError, RecursionError: no list would be complete
+        return Look(reason=Reason.DECODE_CRASH)
+
+
+def _header(report: dict[str, object]) -> Header:
+    """Raise ValueError, KeyError or TypeError."""
+    age, priority = report.pop("age_years"), report.pop("clinical_priority")
+    if not isinstance(age, float | None) or not isinstance(priority, int):
+        raise TypeError("not a header")
+    words = {keyword: value for keyword, value in report.items() if isinstance(value, str)}
+    if words.keys() != report.keys():
+        raise TypeError("not a header")
+    return Header(**words, age_years=age, clinical_priority=ClinicalPriority(priority))
+
+
+def _pixels(content: bytes, size_px: int) -> NDArray[np.float32]:
+    """Raise ValueError."""
+    pixels = np.frombuffer(content, "<f4").astype(np.float32).reshape(size_px, size_px)
+    if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):
+        raise ValueError("not a film")
+    return pixels

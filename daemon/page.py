@@ -1,0 +1,115 @@
+"""What the pages say: names made harmless, ages and waits in words. The templates lay it out."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from triage.study import Analysis, Tier, WorklistEntry
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+# Controls, formatting (bidi overrides among it), surrogates, line separators: none of them belongs on a line.
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Persian and Indic names are not spelled right without the zero-width joiner and non-joiner.
+_NEEDED = frozenset({"\u200c", "\u200d"})
+_BADGES = {Tier.LIKELY: "likely", Tier.POSSIBLE: "possible", Tier.UNLIKELY: "not flagged"}
+_YEARS_IN_MONTHS = 2.0
+_DAY_MINUTES = 24 * 60
+
+
+def render(template: str, **values: Any) -> str:  # noqa: ANN401 - each template has its own names
+    """Text of a page; everything put in is escaped, and a name that is missing is an error."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        visible=visible, person=person, age=age, duration=duration, clock=clock, badge=badge, caveat=caveat
+    )
+    return environment
+
+
+def visible(text: str | None) -> str:
+    """Characters that hide, or turn what follows around, appear as their code point. "" becomes a dash."""
+    shown = "".join(_visible_character(character) for character in text or "").strip()
+    return shown or "–"  # noqa: RUF001 - a dash is meant
+
+
+def _visible_character(character: str) -> str:
+    if unicodedata.category(character) in _INVISIBLE and character not in _NEEDED:
+        return f"⟨U+{ord(character):04X}⟩"
+    return character
+
+
+def person(name: str) -> str:
+    """Person Name as people write it, nothing left out: "family, given middle ..." for each group (PS3.5, 6.2.1.1)."""
+    groups = (_group(group) for group in name.split("="))
+    return visible(" · ".join(group for group in groups if group))
+
+
+def _group(text: str) -> str:
+    family, *others = (component.strip() for component in text.split("^"))
+    rest = " ".join(component for component in others if component)
+    return ", ".join(part for part in (family, rest) if part)
+
+
+def age(years: float | None) -> str:
+    """Months below two years of age, else whole years."""
+    if years is None:
+        return "–"  # noqa: RUF001 - a dash is meant
+    return f"{int(years * 12)} mo" if years < _YEARS_IN_MONTHS else f"{int(years)} y"
+
+
+def duration(minutes: int) -> str:
+    """To the minute below a day, then to the hour."""
+    if minutes < 60:  # noqa: PLR2004
+        return f"{minutes} min"
+    if minutes >= _DAY_MINUTES:
+        return f"{minutes // _DAY_MINUTES} d {minutes % _DAY_MINUTES // 60} h"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes % 60 else f"{minutes // 60} h"
+
+
+def clock(moment: datetime, now: datetime) -> str:
+    """Time of day where the server stands; with the date unless it is today."""
+    here, today = moment.astimezone(), now.astimezone().date()
+    return f"{here:%H:%M}" if here.date() == today else f"{here:%d %b %H:%M}"
+
+
+def badge(entry: WorklistEntry) -> tuple[str, str]:
+    """(class, words) of the analysis. Where nothing was looked at, never a word that could mean "normal"."""
+    if entry.analysis == Analysis.PENDING:
+        return "pending", "pending"
+    if entry.analysis != Analysis.ANALYSED or entry.tier is None:
+        return "not-analysed", "not analysed"
+    return entry.tier, _BADGES[Tier(entry.tier)]
+
+
+def caveat(entry: WorklistEntry) -> str:
+    """What little the film tells about the cause, "" if nothing."""
+    return f"rather {entry.etiology}; not reliable on films" if entry.etiology else ""
+
+
+def counts(entries: Sequence[WorklistEntry]) -> list[tuple[str, int]]:
+    """(word, number) for the title bar, of the whole worklist."""
+    analyses = Counter(entry.analysis for entry in entries)
+    return [
+        ("open", len(entries)),
+        ("flagged", sum(entry.flagged for entry in entries)),
+        ("pending", analyses[Analysis.PENDING]),
+        ("not analysed", analyses[Analysis.NOT_ANALYSED]),
+    ]

@@ -1,0 +1,221 @@
+"""The decoder's child: one process for one file, poor in rights, memory and time. Run by ``decoder`` as a program.
+
+    worker --socket pair--> nursery (this module, codecs loaded, no threads) --fork--> child (one file) --> answer
+
+The nursery never reads a file. A child that is taken over can send bytes of a fixed format, and die.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from triage.card import Preprocessing
+from triage.errors import NotAnalysed, Reason
+from triage.header import parse_header
+from triage.pixels import prepare, read_dicom, read_pixels
+from triage.study import Header
+
+# First sign of life of a child: what goes wrong before it is the nursery's fault, after it the file's.
+ALIVE = b"\x01"
+LENGTH = struct.Struct("<I")
+MOST_REPORT_BYTES = 64 * 1024
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # linux/prctl.h
+_OPEN_FILES = 16
+_CODECS = ("JPEG8", "JPEGLS", "JPEG2K", "HTJ2K", "DICOMRLE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one file may cost; ``memory_bytes`` is beyond what the child has at birth."""
+
+    seconds: float = 20.0
+    memory_bytes: int = 2 * 2**30
+    file_bytes: int = 512 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """``gate`` is pickled by its name: a function of a module, or functools.partial of one."""
+
+    path: Path
+    sha256: str
+    gate: Callable[[Header], Reason | None]
+    preprocessing: Preprocessing
+    limits: Limits
+
+
+def main() -> None:
+    """Fork a child for each socket that comes in on standard input, until the worker is gone."""
+    worker = socket.socket(fileno=os.dup(0))
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    warm_up()
+    child = 0
+    while True:
+        byte, sockets, _, _ = socket.recv_fds(worker, 1, 1)
+        _bury(child)
+        if not byte:
+            return
+        with socket.socket(fileno=sockets[0]) as line:
+            child = _give_birth(worker, line)
+
+
+def warm_up() -> None:
+    """What each child would otherwise do again. Libraries may put values into warnings: none is written."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    for name in _CODECS:
+        getattr(imagecodecs, name).available  # noqa: B018 - looking loads it
+    _look_at_a_wedge()
+    gc.collect()
+    gc.freeze()
+
+
+def _look_at_a_wedge() -> None:
+    """The first film through the libraries costs 40 ms more than the next: tables, late imports."""
+    side = 256
+    wedge = Dataset()
+    wedge.Rows = wedge.Columns = side
+    wedge.SamplesPerPixel, wedge.PixelRepresentation, wedge.PhotometricInterpretation = 1, 0, "MONOCHROME2"
+    wedge.BitsAllocated, wedge.BitsStored, wedge.HighBit = 16, 16, 15
+    wedge.PixelData = np.arange(side**2, dtype="<u2").tobytes()
+    prepare(read_pixels(wedge), Preprocessing(size_px=224, stretch_percentiles=(1.0, 99.0), mean=0.5, std=0.25))
+
+
+def _bury(child: int) -> None:
+    """Nobody outlives its answer."""
+    if child:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _give_birth(worker: socket.socket, line: socket.socket) -> int:
+    nursery = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        worker.close()
+        _live(line, nursery)
+        status = 0
+    finally:
+        os._exit(status)  # no clean-up of what belongs to the nursery
+
+
+def _live(line: socket.socket, nursery: int) -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != nursery:  # it died before that
+        return
+    line.sendall(ALIVE)
+    with line.makefile("rb") as incoming:
+        content = incoming.read()
+    report, pixels = _answer(content)
+    line.sendall(LENGTH.pack(len(report)) + report)
+    if pixels is not None:
+        line.sendall(np.ascontiguousarray(pixels, "<f4").tobytes())
+
+
+def _answer(content: bytes) -> tuple[bytes, NDArray[np.float32] | None]:
+    """JSON of header and reason, and the pixels if there is no reason against them."""
+    try:
+        request = cast("Request", pickle.loads(content))  # noqa: S301 - from our own worker
+        confine(request.limits)
+        return answer(request)
+    except MemoryError:
+        return _report(None, Reason.TOO_LARGE), None
+    except Exception:  # noqa: BLE001 - ours or the gate's; its text may hold values of the data set
+        return _report(None, Reason.INTERNAL_ERROR), None
+
+
+def confine(limits: Limits) -> None:
+    """From here on: no more memory, time, files or rights than the file may cost."""
+    _limit(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
+    _limit(resource.RLIMIT_CPU, int(limits.seconds) + 2)  # the worker's clock strikes first
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NPROC, 0)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def _limit(what: int, most: int) -> None:
+    _, hard = resource.getrlimit(what)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (most, most))
+
+
+def _address_space() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    return pages * resource.getpagesize()
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def answer(request: Request) -> tuple[bytes, NDArray[np.float32] | None]:
+    """See ``_answer``; in here the header is known as soon as it can be."""
+    header: Header | None = None
+    try:
+        content = _read(request)
+        header = parse_header(content)
+        return _report(header, None), _look(content, header, request)
+    except NotAnalysed as outcome:
+        return _report(header, outcome.reason), None
+    except MemoryError:
+        return _report(header, Reason.TOO_LARGE), None
+
+
+def _read(request: Request) -> bytes:
+    try:
+        if request.path.stat().st_size > request.limits.file_bytes:
+            raise NotAnalysed(Reason.TOO_LARGE)
+        content = request.path.read_bytes()
+    except OSError:
+        raise NotAnalysed(Reason.DECODE_ERROR) from None
+    if hashlib.sha256(content).hexdigest() != request.sha256:
+        raise NotAnalysed(Reason.DECODE_ERROR)
+    return content
+
+
+def _look(content: bytes, header: Header, request: Request) -> NDArray[np.float32]:
+    reason = request.gate(header)
+    if reason is not None:
+        raise NotAnalysed(reason)
+    return prepare(read_dicom(io.BytesIO(content)), request.preprocessing)
+
+
+def _report(header: Header | None, reason: Reason | None) -> bytes:
+    return json.dumps({"header": header and asdict(header), "reason": reason and reason.value}).encode()
+
+
+if __name__ == "__main__":
+    main()

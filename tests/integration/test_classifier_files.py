@@ -1,0 +1,109 @@
+"""Weights and card on disk: loaded only if they belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from making import CARD
+from safetensors.torch import save
+from torch import Tensor
+
+from triage.card import write_card
+from triage.classifier import EfficientNetLite0, load_classifier, stored_tensors
+from triage.errors import CardMismatchError
+
+Change = Callable[[dict[str, Tensor]], None]
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    return {name: tensor.half() for name, tensor in stored_tensors(EfficientNetLite0()).items()}
+
+
+def write_pair(folder: Path, weights: bytes) -> Path:
+    (folder / "net.safetensors").write_bytes(weights)
+    write_card(dataclasses.replace(CARD, sha256=hashlib.sha256(weights).hexdigest()), folder / "net.json")
+    return folder / "net.json"
+
+
+def test_a_pair_that_belongs_together_is_loaded_and_scores(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    classifier = load_classifier(write_pair(tmp_path, save(tensors)))
+    scores = classifier.score(np.full((1, 224, 224), 0.5, np.float32))
+    np.testing.assert_allclose(scores.sum(), 1)
+
+
+def test_the_very_numbers_stored_are_used(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    classifier = load_classifier(write_pair(tmp_path, save(tensors)))
+    loaded = stored_tensors(classifier.network)
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name].half(), tensor) for name, tensor in tensors.items())
+    assert loaded["fc.weight"].dtype == torch.float32
+
+
+def test_one_changed_byte_is_noticed(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    card = write_pair(tmp_path, save(tensors))
+    weights = bytearray((tmp_path / "net.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "net.safetensors").write_bytes(weights)
+    with pytest.raises(CardMismatchError, match="sha256 differs"):
+        load_classifier(card)
+
+
+def test_missing_weights_are_named(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    card = write_pair(tmp_path, save(tensors))
+    (tmp_path / "net.safetensors").unlink()
+    with pytest.raises(CardMismatchError, match=r"net\.safetensors: No such file"):
+        load_classifier(card)
+
+
+def test_a_missing_card_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CardMismatchError, match=r"net\.json: No such file"):
+        load_classifier(tmp_path / "net.json")
+
+
+def test_truncated_weights_are_refused_even_if_the_card_names_them(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    with pytest.raises(CardMismatchError, match="not a safetensors file"):
+        load_classifier(write_pair(tmp_path, save(tensors)[:-1000]))
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    torch.save(tensors, tmp_path / "pickle")
+    with pytest.raises(CardMismatchError, match="not a safetensors file"):
+        load_classifier(write_pair(tmp_path, (tmp_path / "pickle").read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("fc.bias"), r"'fc\.bias' is missing or unknown, 1 in all"),
+        (lambda t: t.update(more=torch.zeros(1)), "'more' is missing or unknown, 1 in all"),
+        (lambda t: t.update({"fc.bias": torch.zeros(4)}), r"'fc\.bias' has another shape"),
+        (lambda t: t.update({"fc.bias": torch.tensor([0, 0, torch.nan])}), "not a finite number"),
+        (lambda t: t.update({"fc.bias": torch.zeros(3, dtype=torch.int64)}), "not a finite number"),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    tmp_path: Path, tensors: dict[str, Tensor], change: Change, words: str
+) -> None:
+    other = dict(tensors)
+    change(other)
+    with pytest.raises(CardMismatchError, match=words):
+        load_classifier(write_pair(tmp_path, save(other)))
+
+
+@pytest.mark.parametrize("change", [{"architecture": "resnet"}, {"temperature": -1}, {"threshold": 1.5}])
+def test_a_card_that_makes_no_sense_is_refused(
+    tmp_path: Path, tensors: dict[str, Tensor], change: dict[str, object]
+) -> None:
+    card = write_pair(tmp_path, save(tensors))
+    card.write_text(json.dumps(json.loads(card.read_text()) | change))
+    with pytest.raises(CardMismatchError, match=next(iter(change))):
+        load_classifier(card)

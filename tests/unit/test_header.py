@@ -1,0 +1,210 @@
+"""Reading a header never fails, and keeps what can be read."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileMetaDataset
+from pydicom.filewriter import dcmwrite
+from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from triage.errors import NotAnalysed, Reason
+from triage.header import HEADER_TAGS, parse_header, read_header
+from triage.study import ClinicalPriority
+
+AGES = [
+    ("003Y", 3.0),
+    ("018M", 1.5),
+    ("052W", pytest.approx(52 * 7 / 365.25)),
+    ("010D", pytest.approx(10 / 365.25)),
+    ("3Y", 3.0),
+    ("003y", 3.0),
+    ("012M", 1.0),
+    ("999Y", None),
+    ("Y", None),
+    ("-03Y", None),
+    ("003", None),
+    ("003Y\\004Y", None),
+    ("٣Y", None),
+    ("", None),
+]
+
+
+def raw(keyword: str, value: bytes, vr: str = "LO") -> Dataset:
+    dataset = Dataset()
+    put(dataset, keyword, value, vr)
+    return dataset
+
+
+def put(dataset: Dataset, keyword: str, value: bytes, vr: str = "LO") -> None:
+    dataset[Tag(keyword)] = RawDataElement(Tag(keyword), vr, len(value), value, 0, False, True)
+
+
+def part10(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    file = io.BytesIO()
+    dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("text", "years"), AGES)
+def test_patient_age_is_read_in_its_unit(text: str, years: float | None) -> None:
+    assert read_header(raw("PatientAge", text.encode(), "AS")).age_years == years
+
+
+def test_age_comes_from_the_birth_date_where_it_is_not_stated() -> None:
+    dataset = raw("PatientBirthDate", b"20200229", "DA")
+    put(dataset, "StudyDate", b"20230301", "DA")
+    assert read_header(dataset).age_years == pytest.approx(3.0, abs=0.01)
+
+
+def test_age_uses_the_first_date_that_can_be_read() -> None:
+    dataset = raw("PatientBirthDate", b"2020.02.29", "DA")
+    put(dataset, "StudyDate", b"20239999", "DA")
+    put(dataset, "ContentDate", b"20220301", "DA")
+    assert read_header(dataset).age_years == pytest.approx(2.0, abs=0.01)
+
+
+def test_born_after_the_study_is_no_age() -> None:
+    dataset = raw("PatientBirthDate", b"20240101", "DA")
+    put(dataset, "StudyDate", b"20230301", "DA")
+    assert read_header(dataset).age_years is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "priority"),
+    [
+        ("STAT", ClinicalPriority.STAT),
+        ("HIGH", ClinicalPriority.URGENT),
+        ("ROUTINE", ClinicalPriority.ROUTINE),
+        ("MEDIUM", ClinicalPriority.ROUTINE),
+        ("LOW", ClinicalPriority.ROUTINE),
+        ("stat ", ClinicalPriority.STAT),
+        ("whatever", ClinicalPriority.ROUTINE),
+    ],
+)
+def test_clinical_priority_is_that_of_the_order(stated: str, priority: ClinicalPriority) -> None:
+    assert read_header(raw("RequestedProcedurePriority", stated.encode())).clinical_priority is priority
+
+
+def test_clinical_priority_is_found_in_the_request_and_in_the_retired_element() -> None:
+    step = raw("RequestedProcedurePriority", b"STAT")
+    dataset = raw("StudyPriorityID", b"HIGH")
+    assert read_header(dataset).clinical_priority is ClinicalPriority.URGENT
+    dataset.RequestAttributesSequence = [Dataset(), step]
+    assert read_header(dataset).clinical_priority is ClinicalPriority.STAT
+
+
+@pytest.mark.parametrize(
+    ("charset", "value", "text"),
+    [
+        (b"ISO_IR 100", b"M\xfcller^Eva", "Müller^Eva"),
+        (b"ISO_IR 192", "Müller^Eva".encode(), "Müller^Eva"),
+        (b"\\ISO 2022 IR 87", b"Yamada=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "Yamada=山田^太郎"),
+        (b"GB18030", "王^小东".encode("gb18030"), "王^小东"),
+        (b"", b"plain^text", "plain^text"),
+        (b"NO SUCH SET", b"plain^text", "plain^text"),
+        (b"ISO_IR 192", b"M\xfcller", "M\ufffdller"),
+    ],
+)
+def test_names_are_decoded_by_their_character_set(charset: bytes, value: bytes, text: str) -> None:
+    dataset = raw("SpecificCharacterSet", charset, "CS")
+    put(dataset, "PatientName", value, "PN")
+    assert read_header(dataset).patient_name == text
+
+
+def test_control_and_direction_characters_are_taken_out() -> None:
+    dataset = raw("SpecificCharacterSet", b"ISO_IR 192", "CS")
+    put(dataset, "PatientID", "a\x00b\r\nc\x1b[31md\u202ee\u200bf ".encode())
+    assert not {"\x00", "\r", "\n", "\x1b", "\u202e", "\u200b"} & set(read_header(dataset).patient_id)
+
+
+def test_a_uid_too_long_is_still_seen_to_be_too_long() -> None:
+    header = read_header(raw("StudyInstanceUID", b"1." + b"2" * 70, "UI"))
+    assert len(header.study_instance_uid) == 72
+    assert len(read_header(raw("StudyInstanceUID", b"1" * 10**6, "UI")).study_instance_uid) == 256
+
+
+def test_uids_lose_their_padding() -> None:
+    assert read_header(raw("StudyInstanceUID", b"1.2.3\0", "UI")).study_instance_uid == "1.2.3"
+
+
+def test_code_strings_come_in_upper_case_and_several_views_stay_several() -> None:
+    dataset = raw("BodyPartExamined", b"chest ", "CS")
+    put(dataset, "ViewPosition", b"PA\\LL", "CS")
+    header = read_header(dataset)
+    assert (header.body_part_examined, header.view_position) == ("CHEST", "PA\\LL")
+
+
+def test_an_empty_data_set_has_an_empty_header() -> None:
+    header = read_header(Dataset(), transfer_syntax_uid="1.2.840.10008.1.2.1")
+    assert (header.study_instance_uid, header.age_years) == ("", None)
+    assert header.transfer_syntax_uid == "1.2.840.10008.1.2.1"
+    assert pickle.loads(pickle.dumps(header)) == header
+
+
+def test_no_patient_data_is_in_the_repr() -> None:
+    dataset = Dataset()
+    for tag in HEADER_TAGS:
+        keyword = Dataset().__class__.__name__ and tag
+        put(dataset, keyword, b"CANARY")  # type: ignore[arg-type]
+    text = repr(read_header(dataset))
+    assert "patient" not in text
+    assert "accession" not in text
+
+
+@given(
+    st.sampled_from(HEADER_TAGS),
+    st.one_of(st.binary(max_size=80), st.none()),
+    st.sampled_from(["PN", "LO", "SQ", "UI", "DA", "AS", "US", "FD", "OB", None]),
+    st.binary(max_size=20),
+)
+def test_no_value_makes_it_raise(tag: int, value: bytes | None, vr: str | None, charset: bytes) -> None:
+    dataset = raw("SpecificCharacterSet", charset, "CS")
+    dataset[tag] = RawDataElement(Tag(tag), vr, len(value or b""), value, 0, vr is None, True)
+    read_header(dataset)
+
+
+def test_a_file_is_read_without_its_pixels() -> None:
+    dataset = raw("StudyInstanceUID", b"1.2.3", "UI")
+    dataset.PixelData = b"\0" * 10
+    content = part10(dataset)
+    header = parse_header(content[:-8])
+    assert header.study_instance_uid == "1.2.3"
+    assert header.transfer_syntax_uid == ExplicitVRLittleEndian
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_deep_nesting_is_a_decode_error() -> None:
+    start = b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    content = part10(Dataset()) + start * 100_000
+    with pytest.raises(NotAnalysed) as refusal:
+        parse_header(content)
+    assert refusal.value.reason is Reason.DECODE_ERROR
+
+
+def test_deflated_is_not_inflated() -> None:
+    content = part10(raw("StudyInstanceUID", b"1.2.3", "UI"), DeflatedExplicitVRLittleEndian)
+    with pytest.raises(NotAnalysed) as refusal:
+        parse_header(content)
+    assert refusal.value.reason is Reason.UNSUPPORTED_SYNTAX
+
+
+@pytest.mark.parametrize("content", [b"", b"DICM", b"\0" * 128 + b"DICM", b"\0" * 200, b"\0" * 128 + b"DICM" + b"\xff" * 40])
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_what_is_no_dicom_file_has_a_reason_or_an_empty_header(content: bytes) -> None:
+    try:
+        header = parse_header(content)
+    except NotAnalysed as refusal:
+        assert refusal.reason is Reason.DECODE_ERROR
+    else:
+        assert header.study_instance_uid == ""
