@@ -21,11 +21,17 @@ from triage.store import JOBS_CHANNEL
 _FOLDER = "bells"
 
 
-def _folder(data_dir: Path) -> Path:
+class _Folder:
     """The folder of bells under a short name: a socket's path has room for 107 bytes, unix(7)."""
-    folder = data_dir / _FOLDER
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)}")
+
+    def __init__(self, data_dir: Path) -> None:
+        folder = data_dir / _FOLDER
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.path = Path(f"/proc/self/fd/{self._descriptor}")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
 def _socket() -> socket.socket:
@@ -37,14 +43,14 @@ class Ringer:
 
     def __init__(self, engine: Engine, data_dir: Path) -> None:
         self._needed = engine.dialect.name == "sqlite"
-        self._folder = _folder(data_dir)
+        self._folder = _Folder(data_dir)
         self._socket = _socket()
 
     def ring(self) -> None:
         """Never blocks, never fails: a full socket is a worker that is about to look anyway."""
         if not self._needed:
             return
-        for path in self._folder.iterdir():
+        for path in self._folder.path.iterdir():
             try:
                 self._socket.sendto(b"!", str(path))
             except (ConnectionRefusedError, FileNotFoundError):
@@ -52,26 +58,33 @@ class Ringer:
             except OSError:
                 continue
 
+    def close(self) -> None:
+        self._socket.close()
+        self._folder.close()
+
 
 class SocketBell:
     """What a worker listens to beside SQLite."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._path = _folder(data_dir) / str(os.getpid())
+        self._folder = _Folder(data_dir)
+        self._path = self._folder.path / str(os.getpid())
         self._path.unlink(missing_ok=True)
         self._socket = _socket()
         self._socket.bind(str(self._path))
 
-    def wait(self, seconds: float) -> None:
-        """Return at a ring or after ``seconds``. Rings since the last wait count."""
-        select.select([self._socket], [], [], seconds)
+    def wait(self, seconds: float) -> bool:
+        """Return at a ring (True) or after ``seconds``. Rings since the last wait count."""
+        rung = bool(select.select([self._socket], [], [], seconds)[0])
         with suppress(BlockingIOError):
             while self._socket.recv(16):
                 pass
+        return rung
 
     def close(self) -> None:
         self._socket.close()
         self._path.unlink(missing_ok=True)
+        self._folder.close()
 
 
 class PostgresBell:
@@ -82,18 +95,19 @@ class PostgresBell:
         self._dsn = url.render_as_string(hide_password=False)
         self._connection: psycopg.Connection | None = None
 
-    def wait(self, seconds: float) -> None:
-        """Return at a ring, after ``seconds``, or at once after a lost connection: rings may have been missed."""
+    def wait(self, seconds: float) -> bool:
+        """Return at a ring (True) or after ``seconds``; at once on a new connection: rings may have been missed."""
         try:
             if self._connection is None:
                 self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=5)
                 self._connection.execute(f"LISTEN {JOBS_CHANNEL}")
-                return
+                return True
             for _ in self._connection.notifies(timeout=seconds, stop_after=1):
-                return
+                return True
         except psycopg.OperationalError:
             self.close()
             select.select([], [], [], min(seconds, 1.0))
+        return False
 
     def close(self) -> None:
         if self._connection is not None:

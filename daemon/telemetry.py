@@ -40,21 +40,21 @@ _PLAIN = re.compile(r"[^\x20-\x7e]")
 _TEXT_MAX = 200
 
 
-def _allow_list(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+def _allow_list(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Drop unknown fields; flatten values so that nobody can forge a line or colour a terminal."""
     return {name: _plain(value) for name, value in line.items() if name in FIELDS}
 
 
 def _name_process(
     process: str,
-    _: Any,
+    _: object,
     __: str,
-    line: MutableMapping[str, Any],  # noqa: ANN401
+    line: MutableMapping[str, Any],
 ) -> MutableMapping[str, Any]:
     return {"event": line.pop("event"), "process": process, **line}
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any value may be handed in; few come out
+def _plain(value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return round(value, 6) if isinstance(value, float) else value
     return _PLAIN.sub("?", str(value))[:_TEXT_MAX]
@@ -88,7 +88,7 @@ def _silence_libraries() -> None:
     warnings.showwarning = _drop_warning
 
 
-def _drop_warning(*_: Any, **__: Any) -> None:  # noqa: ANN401 - the hook's own signature
+def _drop_warning(*_: object, **__: object) -> None:
     return
 
 

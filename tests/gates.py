@@ -41,7 +41,7 @@ def spin(header: Header) -> Reason | None:
 
 def hog(header: Header) -> Reason | None:
     hoard = [bytearray(2**26) for _ in range(2**10)]
-    return None if hoard and header else None
+    return Reason.FOR_PROCESSING if hoard and header else None
 
 
 def write_a_file(header: Header, *, folder: str) -> Reason | None:

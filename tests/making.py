@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from pydicom import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+
 from triage.card import Card, Population, Preprocessing
 from triage.policy import Policy
 from triage.study import Finding, Header, ReceivedInstance
@@ -58,3 +62,28 @@ def finding(p_pneumonia: float, weights_sha256: str = CARD.sha256) -> Finding:
         p_bacterial=p_pneumonia * 0.7,
         p_viral=p_pneumonia * 0.3,
     )
+
+
+def data_set(**changes: Any) -> Dataset:
+    """The least a film can say of itself; None leaves a keyword out."""
+    made = Dataset()
+    values = {
+        "SOPClassUID": CR,
+        "SOPInstanceUID": "1.2.3.1",
+        "StudyInstanceUID": "1.2.1",
+        "PatientName": "Invented^Child",
+        "Modality": "CR",
+        **changes,
+    }
+    for keyword, value in values.items():
+        if value is not None:
+            setattr(made, keyword, value)
+    return made
+
+
+def encoded(made: Dataset) -> bytes:
+    """As it travels in explicit VR, little endian."""
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, made)
+    return buffer.getvalue()

@@ -23,7 +23,7 @@ LEFT, TOP = -1.6, -0.85  # of the canvas
 WIDTH, HEIGHT = 1280, 1160
 X = (LEFT + np.arange(WIDTH, dtype=np.float32) / UNIT_PX)[None, :]
 Y = (TOP + np.arange(HEIGHT, dtype=np.float32) / UNIT_PX)[:, None]
-RIB_WIDTHS = (0.40, 0.61, 0.74, 0.82, 0.88, 0.925, 0.96, 0.985, 1.0, 0.985, 0.92, 0.74)
+RIB_WIDTHS = (0.43, 0.64, 0.76, 0.83, 0.88, 0.92, 0.95, 0.975, 1.0, 1.01, 0.99, 0.80)
 RIB_ENDS = (2.35, 2.45, 2.5, 2.5, 2.45, 2.4, 2.3, 2.15, 2.0, 1.85, 1.55, 1.1)  # radians round from the spine
 RIB_STEP = 0.128
 
@@ -49,16 +49,16 @@ def child(rng: Generator) -> Child:
     step = RIB_STEP * rng.uniform(0.94, 1.06)
     return Child(
         rib_step=step,
-        rib_drop=rng.uniform(0.30, 0.44),
-        rib_thickness=rng.uniform(0.030, 0.037),
-        dome=step * rng.uniform(8.3, 9.4),
+        rib_drop=rng.uniform(0.5, 0.72),
+        rib_thickness=rng.uniform(0.036, 0.044),
+        dome=step * rng.uniform(7.9, 9.0),
         heart_width=rng.uniform(0.40, 0.62),
         heart_shift=rng.uniform(-0.02, 0.04),
         thymus=max(0.0, rng.uniform(-0.05, 0.08)),
-        depth=rng.uniform(1.15, 1.4),
+        depth=rng.uniform(1.2, 1.45),
         fat=rng.uniform(0.10, 0.2),
         arms_raised=rng.uniform(0.2, 1.0),
-        bone=rng.uniform(0.8, 1.15),
+        bone=rng.uniform(0.85, 1.2),
     )
 
 
@@ -124,14 +124,14 @@ def ribs(anatomy: Child, rng: Generator) -> Layer:
             wobble = rng.normal(0, 0.006, 2)
             x = width * np.sin(t) * (1 + wobble[0])
             rise = (0.05 + 0.05 * (level < 5)) * np.sin(np.minimum(t, np.pi / 2) * 2)
-            y = rib_origin(anatomy, level) + wobble[1] + anatomy.rib_drop * (1 - np.cos(t)) / 2 - rise
+            y = rib_origin(anatomy, level) + wobble[1] + rib_drop(anatomy, level) * (1 - np.cos(t)) / 2 - rise
             depth = -0.62 * width * np.cos(t)
             speed = np.hypot(np.gradient(x), np.gradient(y))
             edge_on = np.clip(np.hypot(speed, np.gradient(depth)) / speed, 1, 3.2)
             front = np.clip((t - 1.3) / 0.9, 0, 1)
             radius = anatomy.rib_thickness * (1 + 0.25 * front) * (0.8 if level > 9 else 1)
             fade = np.clip((end - t) / 0.12, 0.25, 1)
-            tube(layer, np.stack([side * x, y], 1), radius, 1.55 * edge_on * (1 - 0.45 * front) * fade)
+            tube(layer, np.stack([side * x, y], 1), radius, 2.6 * edge_on * (1 - 0.4 * front) * fade)
     return layer * anatomy.bone
 
 
@@ -139,13 +139,18 @@ def rib_origin(anatomy: Child, level: int) -> float:
     return level * anatomy.rib_step
 
 
+def rib_drop(anatomy: Child, level: int) -> float:
+    """How much lower the front of a rib lies than its back, were it closed; the upper ones are steadier."""
+    return anatomy.rib_drop * (0.4 + 0.12 * min(level, 5))
+
+
 def cage_width(anatomy: Child) -> Layer:
     """Inner half-width of the rib cage at each height, (H, 1)."""
-    heights = [rib_origin(anatomy, level) + anatomy.rib_drop / 2 - 0.05 for level in range(len(RIB_WIDTHS))]
+    heights = [rib_origin(anatomy, level) + rib_drop(anatomy, level) / 2 - 0.05 for level in range(len(RIB_WIDTHS))]
     widths = np.array(RIB_WIDTHS) - anatomy.rib_thickness * 0.8
     widths[-2:] = widths[-3]
     top = rib_origin(anatomy, 0) - 0.02
-    heights, levels = [top, top + 0.03, top + 0.09, *heights[1:]], [0.0, 0.28, 0.43, *widths[1:]]
+    heights, levels = [top, top + 0.03, top + 0.09, *heights[1:]], [0.0, 0.31, 0.47, *widths[1:]]
     return blurred(np.interp(Y, heights, levels).astype(np.float32), 0.02)
 
 
@@ -157,15 +162,16 @@ def spine(anatomy: Child, rng: Generator) -> Layer:
         rows = slice(max(int((y - 0.12 - TOP) * UNIT_PX), 0), max(int((y + 0.12 - TOP) * UNIT_PX), 0))
         half = (0.105 + 0.004 * max(level, -3)) * rng.uniform(0.97, 1.03), anatomy.rib_step * 0.38
         layer[rows, near] += _vertebra(X[:, near], Y[rows] - y, half)
-    return layer * anatomy.bone
+    column = 0.10 * step(0.115 - np.abs(X), 0.03) * np.ones_like(Y)
+    return (layer + column) * anatomy.bone
 
 
 def _vertebra(x: Layer, y: Layer, half: tuple[float, float]) -> Layer:
     """Body with its rim, both pedicles, both transverse processes, and the spinous process."""
     inside = np.maximum(np.abs(x) / half[0], np.abs(y) / half[1])
-    total = step(1 - inside, 0.12) * (0.07 + 0.07 * step(inside - 0.84, 0.16))
+    total = step(1 - inside, 0.12) * (0.05 + 0.045 * step(inside - 0.84, 0.16))
     ring = np.hypot((np.abs(x) - 0.068) / 0.022, (y + 0.01) / 0.03)
-    total = total + 0.06 * np.exp(-(((ring - 1) / 0.35) ** 2))
+    total = total + 0.05 * np.exp(-(((ring - 1) / 0.35) ** 2))
     total += 0.06 * np.exp(-(((np.abs(x) - 0.15) / 0.05) ** 2) - ((y + 0.03) / 0.025) ** 2)
     total += 0.05 * np.exp(-((x / 0.012) ** 2) - ((y - 0.03) / 0.04) ** 2)
     return np.asarray(total, np.float32)

@@ -174,7 +174,7 @@ def set_threads(count: int) -> None:
 
 
 def found_device(device: str) -> str:
-    """ "auto" becomes "cuda" where there is a GPU, else "cpu"; anything else stays. Raise CardMismatchError if absent."""
+    """Of "auto": "cuda" where there is a GPU, else "cpu". Raise CardMismatchError for a "cuda" that is not there."""
     if device == "cuda" and not torch.cuda.is_available():
         raise CardMismatchError("device cuda: this machine, or this build of torch, has no GPU")
     if device == "auto":

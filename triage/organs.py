@@ -18,8 +18,8 @@ HILA = {-1: (-0.21, 0.50), 1: (0.24, 0.46)}
 def lungs(anatomy: Child) -> Layer:
     """Depth of lung along the beam, in units."""
     cage = np.maximum(cage_width(anatomy), 1e-3)
-    round_chest = np.maximum(1 - (np.abs(X) / cage) ** 2, 0) ** 0.5
-    apex = np.clip((Y + 0.02) / 0.75, 0, 1) ** 0.55
+    round_chest = np.maximum(1 - (np.abs(X) / cage) ** 2, 0) ** 0.38
+    apex = np.clip((Y + 0.02) / 0.75, 0, 1) ** 0.4
     above = domes(anatomy) - Y
     base = step(above + 0.012, 0.03) * (0.72 + 0.28 * np.clip(above / 0.3, 0, 1))
     recess = 0.13 * step(above + 0.17, 0.34)
@@ -29,8 +29,8 @@ def lungs(anatomy: Child) -> Layer:
 
 def domes(anatomy: Child) -> Layer:
     """Height of the diaphragm under each x, (1, W); the right one stands higher."""
-    right = anatomy.dome + 0.42 * np.maximum(np.abs(X + 0.42) - 0.05, 0) ** 2 + 3.2 * np.maximum(-X - 0.78, 0) ** 2
-    left = anatomy.dome + 0.07 + 0.42 * np.maximum(np.abs(X - 0.46) - 0.05, 0) ** 2 + 3.2 * np.maximum(X - 0.78, 0) ** 2
+    right = anatomy.dome + 0.75 * (X + 0.40) ** 2 + 2.2 * np.maximum(-X - 0.75, 0) ** 2
+    left = anatomy.dome + 0.07 + 0.75 * (X - 0.42) ** 2 + 2.2 * np.maximum(X - 0.75, 0) ** 2
     return np.where(X < 0, right, left).astype(np.float32)
 
 
@@ -62,7 +62,7 @@ def vessels(rng: Generator) -> Layer:
     total = np.zeros((HEIGHT, WIDTH), np.float32)
     for layer, blur in zip(layers, (0.002, 0.0025, 0.004, 0.008), strict=True):
         total += blurred(layer.astype(np.float32) / 255, blur)
-    return total * 0.14 * rng.uniform(0.75, 1.15)
+    return total * 0.075 * rng.uniform(0.75, 1.15)
 
 
 def branch(  # noqa: PLR0917 - one twig: where, whither, how thick

@@ -19,7 +19,7 @@ from triage.study import PixelImage
 
 Pneumonia = Literal["bacterial", "viral"]
 
-LUNG_DENSITY = 0.22  # of water
+LUNG_DENSITY = 0.18  # of water
 FILM_HEIGHT, FILM_WIDTH = 900, 1080
 
 
@@ -49,8 +49,8 @@ def chest(anatomy: Child, rng: Generator, pneumonia: Pneumonia | None, disease: 
 
 def projected(weakening: Layer, rng: Generator) -> Layer:
     """Turn, zoom and place the child on the film."""
-    zoom = rng.uniform(0.92, 1.1)
-    middle = (-0.0 + 1.6) * UNIT_PX, (0.60 - TOP) * UNIT_PX
+    zoom = rng.uniform(0.98, 1.14)
+    middle = (-0.0 + 1.6) * UNIT_PX, (0.74 - TOP) * UNIT_PX
     turn = cv2.getRotationMatrix2D(middle, rng.normal(0, 2.0), zoom)
     turn[0, 1] += rng.normal(0, 0.015)
     turn[:, 2] += np.array([FILM_WIDTH / 2, FILM_HEIGHT / 2]) - middle + rng.normal(0, 14, 2)
@@ -64,8 +64,8 @@ def exposed(weakening: Layer, rng: Generator) -> Layer:
     grain = rng.standard_normal(film.shape, np.float32) * np.exp(film * 0.8) * np.float32(rng.uniform(0.003, 0.007))
     film = film + cv2.GaussianBlur(grain, (0, 0), 0.7)
     film = sharpened(film, rng)
-    low, high = rng.uniform(0.16, 0.3), np.percentile(film[::4, ::4], 99.5) * rng.uniform(1.0, 1.12)
-    film = np.clip((film - low) / (high - low), 0, 1) ** rng.uniform(0.8, 1.15)
+    low, high = rng.uniform(0.22, 0.36), np.percentile(film[::4, ::4], 98.0) * rng.uniform(0.9, 1.04)
+    film = np.clip((film - low) / (high - low), 0, 1) ** rng.uniform(0.7, 1.0)
     film = film * rng.uniform(0.9, 1.0)
     return np.asarray(marked(collimated(film, rng), rng), np.float32)
 
@@ -74,7 +74,7 @@ def sharpened(film: Layer, rng: Generator) -> Layer:
     """Lift fine and middle detail, as the software of every CR reader does."""
     fine = film - cv2.GaussianBlur(film, (0, 0), 5)
     middle = film - np.asarray(_wide_blur(film, 5), np.float32)
-    return np.asarray(film + rng.uniform(0.4, 1.1) * fine + rng.uniform(0.1, 0.45) * middle, np.float32)
+    return np.asarray(film + rng.uniform(0.4, 1.1) * fine + rng.uniform(0.6, 1.2) * middle, np.float32)
 
 
 def _wide_blur(film: Layer, cells: float) -> Layer:

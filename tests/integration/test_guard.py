@@ -37,6 +37,7 @@ from listening import (
 )
 
 from daemon.association import Outcome, StoreRequest
+from daemon.reactor import MonotonicTimer
 
 pytestmark = pytest.mark.timeout(60)
 MIB = 1024 * 1024
@@ -353,6 +354,7 @@ def test_stop_leaves_no_thread_of_silent_idle_or_busy_connections() -> None:
         with established(site.connect()) as idle, established(site.connect()) as sending:
             sending.sendall(p_data(3, store_rq()))
             time.sleep(0.2)
+            assert all(thread.daemon for thread in association_threads()), "the process could not exit"
             began = time.monotonic()
             assert site.listener.stop(0.3)
             assert time.monotonic() - began < 3
@@ -378,6 +380,17 @@ def test_stop_lets_the_instance_in_hand_be_answered() -> None:
         assert (kind, status_of(content)) == (4, 0)
         assert read_pdu(peer)[0] == A_ABORT
         stopping.join()
+
+
+def test_step_of_the_wall_clock_expires_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = MonotonicTimer(60)
+    timer.start()
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    assert not timer.expired
+    quick = MonotonicTimer(0.01)
+    quick.start()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert wait_for(lambda: quick.expired)
 
 
 def test_stop_does_not_wait_out_its_grace_for_idle_associations() -> None:

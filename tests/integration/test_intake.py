@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from making import POLICY, received
 from sqlalchemy import Engine, func, select
 
-from making import POLICY, received
 from triage.errors import ConflictError, Reason, StudyNotFoundError
 from triage.intake import Intake, Receipt, known_hashes
 from triage.reading import Reading
@@ -86,7 +86,7 @@ def test_clinical_priority_rises_and_never_falls(store: Store, intake: Intake) -
 
 
 def test_text_wider_than_its_column_is_cut_and_the_study_listed(store: Store, intake: Intake) -> None:
-    wide = {name: "W" * 256 for name in ("study_description", "accession_number", "patient_id", "series_instance_uid")}
+    wide = dict.fromkeys(("study_description", "accession_number", "patient_id", "series_instance_uid"), "W" * 256)
     intake.receive(received(1, **wide, modality="M" * 64, study_date="D" * 64, patient_sex="S" * 64))
     assert Reading(store).worklist()[0].accession_number == "W" * 64
 

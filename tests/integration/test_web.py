@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 import re
 import socket
 import threading
@@ -264,9 +265,9 @@ def test_readiness_says_what_is_missing_and_which_jobs_wait(site: Site) -> None:
     site.receive(1)
     answer = site.client.get("/api/health/ready")
     assert (answer.status_code, answer.json()["missing"], answer.json()["jobs"]) == (200, [], {"queued": 1})
-    site.state = {"ready": False, "missing": ["no worker runs"]}
+    site.state = {"ready": False, "missing": ["No worker runs."]}
     answer = site.client.get("/api/health/ready")
-    assert (answer.status_code, answer.json()["missing"]) == (503, ["no worker runs"])
+    assert (answer.status_code, answer.json()["missing"]) == (503, ["No worker runs."])
 
 
 def test_a_readiness_check_that_fails_hides_no_study(site: Site) -> None:
@@ -274,7 +275,7 @@ def test_a_readiness_check_that_fails_hides_no_study(site: Site) -> None:
     site.state = {}
     assert site.client.get("/api/health/ready").status_code == 503
     assert site.shown_uids() == [uid]
-    assert "the state of the daemon is not known" in site.client.get("/").text
+    assert "The state of the daemon is not known." in site.client.get("/").text
 
 
 def test_the_interface_is_described_without_anything_from_outside(site: Site) -> None:
@@ -303,7 +304,7 @@ def test_without_the_database_nothing_looks_like_an_empty_worklist(site: Site) -
     assert site.client.get("/").status_code == 503
     assert "Nothing waits" not in site.client.get("/").text
     ready = site.client.get("/api/health/ready")
-    assert (ready.status_code, ready.json()["missing"]) == (503, ["the database does not answer"])
+    assert (ready.status_code, ready.json()["missing"]) == (503, ["The database does not answer."])
     assert site.client.get("/api/health/live").status_code == 200
 
 
@@ -325,19 +326,25 @@ def test_an_unexpected_error_tells_nothing_of_itself(
     assert "http_request_failed" in printed
 
 
-def test_neither_addresses_nor_names_are_logged(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+def test_neither_addresses_nor_names_are_logged(
+    site: Site, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    logging.getLogger("uvicorn.access").setLevel("DEBUG")
     uid = site.receive(1, patient_name="Secret^Name")
     site.client.get(f"/api/studies/{uid}")
     site.client.get("/")
     site.client.get(f"/api/studies/{UNKNOWN}")
+    logged = "".join(record.getMessage() for record in caplog.records if not record.name.startswith("http"))
     printed = "".join(capfd.readouterr())
-    assert not any(secret in printed for secret in (uid, UNKNOWN, "Secret"))
+    assert not any(secret in printed + logged for secret in (uid, UNKNOWN, "Secret"))
 
 
-def test_a_port_that_is_taken_is_told_in_words() -> None:
+def test_a_port_that_is_taken_is_told_in_words(sqlite_url: str) -> None:
+    store = Store(open_engine(sqlite_url))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        app = build_app(*([None] * 2), POLICY, [], dict)  # type: ignore[arg-type] - never asked for anything
+        app = build_app(Reading(store), Queue(store, POLICY), POLICY, [], dict)
         with pytest.raises(TriageError, match=rf"listen on 127.0.0.1 port {port}: Address already in use"):
             serve(app, "127.0.0.1", port, threading.Event())
 
@@ -476,8 +483,8 @@ def test_an_empty_worklist_says_so_and_an_incomplete_page_too(site: Site) -> Non
 
 def test_what_is_missing_is_shown_above_the_list(site: Site) -> None:
     assert "Not everything is running" not in site.client.get("/").text
-    site.state = {"ready": False, "missing": ["no worker has been heard of for 90 s"]}
-    assert "no worker has been heard of for 90 s" in site.client.get("/").text
+    site.state = {"ready": False, "missing": ["No worker has been heard of for 90 s."]}
+    assert "No worker has been heard of for 90 s." in site.client.get("/").text
 
 
 def test_the_buttons_lead_from_start_to_read_without_a_script(site: Site) -> None:

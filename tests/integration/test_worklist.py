@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from making import CARD, POLICY, finding, received
 from sqlalchemy import Connection, Engine, insert, select, text, update
 
-from making import CARD, POLICY, finding, received
 from triage.errors import Reason
 from triage.intake import Intake
 from triage.policy import Policy, judge
@@ -96,7 +96,8 @@ def test_a_report_about_a_read_study_does_not_bring_it_back(engine: Engine) -> N
     store = Store(engine)
     Intake(store, POLICY).receive(received(1, study=7))
     Reading(store).close("1.2.7")
-    report = received(2, study=7, sop_class_uid="1.2.840.10008.5.1.4.1.1.88.11", not_analysed=Reason.UNSUPPORTED_SOP_CLASS)
+    basic_text_sr = "1.2.840.10008.5.1.4.1.1.88.11"
+    report = received(2, study=7, sop_class_uid=basic_text_sr, not_analysed=Reason.UNSUPPORTED_SOP_CLASS)
     assert not Intake(store, POLICY).receive(report).reopened
     assert order(engine) == []
 
@@ -164,7 +165,8 @@ def read_all(connection: Connection, trace: list[Arrival]) -> dict[int, float]:
     while len(waits) < len(trace):
         minute = max(minute, min(arrivals[n] for n in range(len(trace)) if n not in waits))
         show(connection, trace, arrivals, minute)
-        uid = connection.execute(text("SELECT study_instance_uid FROM reading_worklist ORDER BY rank")).scalars().first()
+        first = text("SELECT study_instance_uid FROM reading_worklist ORDER BY rank LIMIT 1")
+        uid = connection.execute(first).scalar()
         assert uid is not None
         number = int(uid.rsplit(".", 1)[1])
         waits[number] = minute - arrivals[number]

@@ -1,0 +1,93 @@
+"""Invented chest films as files, and the same film in the syntaxes that PACS send."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import synthetic
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+
+CR = "1.2.840.10008.5.1.4.1.1.1"
+CT = "1.2.840.10008.5.1.4.1.1.2"
+BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
+PRIVATE = "1.3.6.1.4.1.55555.1.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """A file, and what it says of itself."""
+
+    path: Path
+    study: str
+    sop: str
+    dataset: Dataset
+
+
+def chest(folder: Path, *, side: int = 512, bits: int = 12, **elements: Any) -> Film:
+    """A small child's frontal film, Explicit VR Little Endian; ``elements`` by keyword, None deletes."""
+    pixels = synthetic.film(bits=bits, rows=side, columns=side)
+    if bits == 8:
+        pixels = pixels.astype(np.uint8)
+    return filed(folder, dataset(pixels, bits=bits, **elements))
+
+
+def dataset(pixels: np.ndarray, *, bits: int = 12, **elements: Any) -> Dataset:
+    """Each has UIDs of its own."""
+    made = synthetic.data_set(pixels, bits=bits)
+    made.SOPClassUID, made.Modality = CR, "CR"
+    made.SOPInstanceUID, made.StudyInstanceUID, made.SeriesInstanceUID = (generate_uid() for _ in range(3))
+    made.PatientName, made.PatientID, made.StudyDate = "Invented^Child", "INV-1", "20260105"
+    for keyword, value in elements.items():
+        if value is None:
+            delattr(made, keyword)
+        else:
+            setattr(made, keyword, value)
+    return made
+
+
+def filed(folder: Path, made: Dataset) -> Film:
+    folder.mkdir(exist_ok=True)
+    path = synthetic.write(made, folder / f"{made.SOPInstanceUID[-24:]}.dcm")
+    return Film(path=path, study=made.StudyInstanceUID, sop=made.SOPInstanceUID, dataset=made)
+
+
+def bare(sop_class_uid: str, modality: str) -> Dataset:
+    """An object without an image."""
+    made = Dataset()
+    made.file_meta = synthetic.data_set(synthetic.film()).file_meta
+    made.SOPClassUID, made.Modality = sop_class_uid, modality
+    made.SOPInstanceUID, made.StudyInstanceUID, made.SeriesInstanceUID = (generate_uid() for _ in range(3))
+    made.PatientName, made.PatientID = "Invented^Child", "INV-2"
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Syntax:
+    """A transfer syntax: how dcmtk makes it of an uncompressed film, and how its storescu proposes it."""
+
+    name: str
+    make: tuple[str, ...]
+    propose: str
+
+    def compressed(self, film: Film, dcmtk: Path) -> Path:
+        """The same film, same identifiers, in this syntax."""
+        out = film.path.with_suffix(f".{self.name}.dcm")
+        program, *options = self.make
+        subprocess.run([dcmtk / program, *options, film.path, out], check=True, capture_output=True)
+        return out
+
+
+LOSSLESS = (
+    Syntax(name="explicit", make=("dcmconv", "+te"), propose="-x="),
+    Syntax(name="implicit", make=("dcmconv", "+ti"), propose="-xi"),
+    Syntax(name="rle", make=("dcmcrle",), propose="-xr"),
+    Syntax(name="jpeg-lossless", make=("dcmcjpeg", "+e1", "+un"), propose="-xs"),
+    Syntax(name="jpeg-ls", make=("dcmcjpls", "+el", "+un"), propose="-xt"),
+)
+BASELINE = Syntax(name="jpeg-baseline", make=("dcmcjpeg", "+eb", "+un"), propose="-xy")
+UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)

@@ -1,0 +1,131 @@
+"""What happens although nobody asks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from making import CR, POLICY, data_set, encoded, received
+from sqlalchemy import Engine, func, select, text, update
+
+from daemon.arrival import Arrivals
+from daemon.scheduler import Sweeps, run
+from daemon.spool import Spool, part10_header
+from triage.intake import Intake
+from triage.jobs import RetryRule
+from triage.queue import Queue
+from triage.reading import Reading
+from triage.store import Store
+from triage.tables import instances, jobs
+
+
+@pytest.fixture
+def rings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def sweeps(engine: Engine, tmp_path: Path, rings: list[str]) -> Sweeps:
+    store, spool = Store(engine), Spool(tmp_path / "data")
+    spool.prepare()
+    return Sweeps(
+        store=store,
+        queue=Queue(store, POLICY),
+        spool=spool,
+        arrivals=Arrivals(spool=spool, intake=Intake(store, POLICY)),
+        ring=lambda: rings.append("ring"),
+        rule=RetryRule(attempts_max=3, delay_seconds=0.001),
+        pending_seconds=300.0,
+        retention_days=7.0,
+        free_mib_min=0,
+    )
+
+
+def stored(sweeps: Sweeps, number: int) -> str:
+    """A film that went the receiver's way."""
+    content = encoded(data_set(SOPInstanceUID=f"1.2.3.{number}", StudyInstanceUID=f"1.2.{number}"))
+    file = sweeps.spool.write(part10_header(CR, f"1.2.3.{number}", "1.2.840.10008.1.2.1"), content)
+    sweeps.arrivals.admit(file)
+    return file.sha256
+
+
+def age(sweeps: Sweeps, days: float) -> None:
+    with sweeps.store.writing() as connection:
+        connection.execute(update(instances).values(received_at=sweeps.store.after(-days * 86400)))
+
+
+def end_jobs(sweeps: Sweeps) -> None:
+    with sweeps.store.writing() as connection:
+        connection.execute(update(jobs).values(state="done"))
+
+
+def test_the_lease_of_a_silent_worker_is_taken_back_and_the_others_woken(sweeps: Sweeps, rings: list[str]) -> None:
+    stored(sweeps, 1)
+    assert sweeps.queue.claim("silent", 0.001) is not None
+    time.sleep(0.01)
+    sweeps.expire_leases()
+    assert sweeps.queue.depth() == {"queued": 1}
+    assert rings == ["ring"]
+
+
+def test_old_files_go_and_their_rows_stay(sweeps: Sweeps) -> None:
+    sha256 = stored(sweeps, 1)
+    end_jobs(sweeps)
+    sweeps.delete_expired_files()
+    assert sweeps.spool.path(sha256).exists()
+    age(sweeps, 8)
+    sweeps.delete_expired_files()
+    assert not sweeps.spool.path(sha256).exists()
+    assert len(Reading(sweeps.store).worklist()) == 1
+
+
+def test_a_file_that_awaits_its_analysis_is_kept_however_old(sweeps: Sweeps) -> None:
+    sha256 = stored(sweeps, 1)
+    age(sweeps, 80)
+    sweeps.delete_expired_files()
+    assert sweeps.spool.path(sha256).exists()
+
+
+def test_an_orphan_is_listed_and_queued_once(sweeps: Sweeps, rings: list[str]) -> None:
+    content = encoded(data_set())
+    file = sweeps.spool.write(part10_header(CR, "1.2.3.1", "1.2.840.10008.1.2.1"), content)
+    sweeps.adopt_orphans()  # too young: its row may be on the way
+    assert Reading(sweeps.store).worklist() == []
+    os.utime(file.path, (0, 0))
+    for _ in range(2):
+        sweeps.adopt_orphans()
+    with sweeps.store.reading() as connection:
+        assert connection.execute(select(func.count()).select_from(jobs)).scalar_one() == 1
+    assert rings == ["ring"]
+
+
+def test_quarantine_is_not_kept_for_ever(sweeps: Sweeps) -> None:
+    file = sweeps.spool.write(part10_header(CR, "1.2.3.1", "1.2.840.10008.1.2.1"), b"")
+    sweeps.spool.quarantine(file)
+    sweeps.delete_expired_files()
+    assert len(list(sweeps.spool.files(0, quarantined=True))) == 1
+    os.utime(sweeps.spool.path(file.sha256, quarantined=True), (0, 0))
+    sweeps.delete_expired_files()
+    assert list(sweeps.spool.files(0, quarantined=True)) == []
+
+
+def test_the_scheduler_goes_on_after_a_sweep_that_failed(sweeps: Sweeps) -> None:
+    Intake(sweeps.store, POLICY).receive(received(1))
+    with sweeps.store.writing() as connection:
+        connection.execute(text("ALTER TABLE findings RENAME TO elsewhere"))
+        connection.execute(update(jobs).values(state="leased", attempts=3, lease_until=sweeps.store.after(-1)))
+    stop = threading.Event()
+    running = threading.Thread(target=run, args=(sweeps, 0.1, stop))
+    running.start()
+    time.sleep(0.5)  # the sweep fails: the finding cannot be written
+    with sweeps.store.writing() as connection:
+        connection.execute(text("ALTER TABLE elsewhere RENAME TO findings"))
+    deadline = time.monotonic() + 30
+    while Reading(sweeps.store).worklist()[0].analysis == "pending" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stop.set()
+    running.join()
+    assert Reading(sweeps.store).worklist()[0].reason == "internal_error"

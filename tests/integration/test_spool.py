@@ -1,0 +1,102 @@
+"""Files: whole and durable, or not there; named by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from making import CR
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian
+
+from daemon import spool as module
+from daemon.spool import Spool, part10_header
+
+HEADER = part10_header(CR, "1.2.3.4", ExplicitVRLittleEndian)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    spool = Spool(tmp_path / "data")
+    spool.prepare()
+    return spool
+
+
+def test_a_file_is_named_by_the_sha256_of_all_of_it(spool: Spool) -> None:
+    stored = spool.write(HEADER, b"data set")
+    content = stored.path.read_bytes()
+    assert content == HEADER + b"data set"
+    assert stored.sha256 == stored.path.stem == hashlib.sha256(content).hexdigest()
+    assert stored.size_bytes == len(content)
+
+
+def test_the_header_is_a_part_10_header_with_nothing_in_its_preamble(tmp_path: Path) -> None:
+    path = tmp_path / "empty.dcm"
+    path.write_bytes(HEADER)
+    meta = dcmread(path).file_meta
+    assert (meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID) == ("1.2.3.4", ExplicitVRLittleEndian)
+    assert HEADER[:128] == bytes(128)
+    assert "ImplementationVersionName" not in meta  # it would change the name of the file with each release
+
+
+def test_file_and_folder_are_fsynced_before_write_returns(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(descriptor: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def noted_rename(self: Path, target: Path) -> Path:
+        calls.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(module.os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    spool.write(HEADER, b"data set")
+    assert calls == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "write"])
+def test_a_disk_that_fails_leaves_nothing_behind(spool: Spool, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if step == "fsync":
+        monkeypatch.setattr(module.os, "fsync", fail)
+    else:
+        monkeypatch.setattr(Spool, "_write_durably", fail)
+    with pytest.raises(OSError, match="No space"):
+        spool.write(HEADER, b"data set")
+    assert [path for path in spool.root.rglob("*") if path.is_file()] == []
+
+
+def test_the_same_content_twice_is_one_file(spool: Spool) -> None:
+    assert spool.write(HEADER, b"data set") == spool.write(HEADER, b"data set")
+    assert len(list(spool.files(0))) == 1
+
+
+def test_folders_and_files_are_for_the_daemon_alone(spool: Spool) -> None:
+    stored = spool.write(HEADER, b"data set")
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in (spool.root, stored.path.parent))
+    assert stat.S_IMODE(stored.path.stat().st_mode) == 0o600
+
+
+def test_what_a_crash_left_half_written_is_cleared(spool: Spool) -> None:
+    (spool.root / "incoming" / "half").write_bytes(b"half")
+    assert spool.clear_incoming() == 1
+    assert list((spool.root / "incoming").iterdir()) == []
+
+
+def test_quarantine_is_another_room_and_deleting_twice_is_no_error(spool: Spool) -> None:
+    stored = spool.write(HEADER, b"data set")
+    spool.quarantine(stored)
+    assert not stored.path.exists()
+    (kept,) = spool.files(0, quarantined=True)
+    assert kept.sha256 == stored.sha256
+    for _ in range(2):
+        spool.delete(stored.sha256, quarantined=True)
+    assert list(spool.files(0, quarantined=True)) == []
