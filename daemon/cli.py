@@ -289,7 +289,8 @@ def web() -> None:
     from daemon.web import build_app, serve
 
     settings = house.settings
-    app = build_app(house.reading, house.queue, house.policy, (settings.http_host,), lambda: readiness(house))
+    hosts = (settings.http_host, *settings.http_allowed_hosts)
+    app = build_app(house.reading, house.queue, house.policy, hosts, lambda: readiness(house))
     serve(app, settings.http_host, settings.http_port, stop)
 
 

@@ -222,6 +222,6 @@ def _compress(dataset: Dataset, syntax: UID) -> None:
             if syntax == JPEGLSLossless
             else imagecodecs.jpeg2k_encode(stored, codecformat="j2k", level=0, reversible=True, bitspersample=12)
         )
-        dataset.PixelData = encapsulate([stream])
+        dataset.PixelData = encapsulate([bytes(stream)])
         dataset["PixelData"].is_undefined_length = True
         dataset.file_meta.TransferSyntaxUID = syntax

@@ -84,13 +84,13 @@ def _speed(sent: Sequence[Sent], analysed_at: Mapping[str, datetime]) -> list[st
 
 def _flags(sent: Sequence[Sent], entries: Sequence[Entry]) -> list[str]:
     lines = []
-    for synthetic, kind in ((True, "synthetic "), (False, "labelled ")):
-        sick = flagged_of(sent, entries, lambda s, made=synthetic: s.pneumonia and _synthetic(s) == made)
-        well = flagged_of(sent, entries, lambda s, made=synthetic: s.truth == "normal" and _synthetic(s) == made)
+    for kind in ("synthetic", "labelled"):
+        of_kind = [study for study in sent if _synthetic(study) == (kind == "synthetic")]
+        sick = flagged_of([study for study in of_kind if study.pneumonia], entries)
+        well = flagged_of([study for study in of_kind if study.truth == "normal"], entries)
         if sick[1] or well[1]:
-            lines.append(
-                f"Of {sick[1]} {kind}pneumonias {sick[0]} flagged; of {well[1]} {kind}normals {well[0]} flagged."
-            )
+            told = f"Of {sick[1]} {kind} pneumonias {sick[0]} flagged; of {well[1]} {kind} normals {well[0]} flagged."
+            lines.append(told)
     if any(map(_synthetic, sent)):
         lines.append("Synthetic films show that the parts work together; they say nothing about accuracy on children.")
     return lines
@@ -102,8 +102,8 @@ def _synthetic(study: Sent) -> bool:
 
 def _waiting(sent: Sequence[Sent], entries: Sequence[Entry]) -> list[str]:
     lines = [
-        f"Mean wait, one reader, {MINUTES_A_FILM} invented minutes a film, starting when the morning has arrived; "
-        "clinical priority first in both orders:"
+        f"Mean wait until read (one reader, {MINUTES_A_FILM} invented minutes a film, who starts when all have arrived;",
+        "both orders keep the clinical priority):",
     ]
     rows = {
         "pneumonias": waits(sent, entries, lambda s, _: s.pneumonia),
@@ -111,7 +111,7 @@ def _waiting(sent: Sequence[Sent], entries: Sequence[Entry]) -> list[str]:
         "all others": waits(sent, entries, lambda s, _: not s.pneumonia),
     }
     lines += [_wait_line(name, found) for name, found in rows.items() if found]
-    return lines if len(lines) > 1 else []
+    return lines if any(study.pneumonia for study in sent) else []
 
 
 def _wait_line(name: str, found: Waits) -> str:

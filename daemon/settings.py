@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     http_allow_remote: bool = Field(
         default=False, description="listen beyond loopback: only behind a proxy that asks who it is"
     )
+    http_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names under which the page may be asked for, besides http_host and loopback"
+    )
 
     weights_card: Path = Field(DEFAULT_WEIGHTS, description="card (JSON) of the network; its weights lie beside it")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
@@ -76,7 +79,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless stderr is a terminal")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
-    @field_validator("dicom_peers", mode="before")
+    @field_validator("dicom_peers", "http_allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -55,10 +55,10 @@ def reasons(entries: Sequence[Entry]) -> Counter[str]:
     return Counter(str(entry["reason"]) for entry in entries if entry["analysis"] == "not_analysed")
 
 
-def flagged_of(sent: Sequence[Sent], entries: Sequence[Entry], wanted: Callable[[Sent], bool]) -> tuple[int, int]:
-    """(flagged, of how many): the analysed studies that are ``wanted``."""
+def flagged_of(sent: Sequence[Sent], entries: Sequence[Entry]) -> tuple[int, int]:
+    """(flagged, of how many): those of ``sent`` that were analysed."""
     by_study = {entry["study_instance_uid"]: entry for entry in entries if entry["analysis"] == "analysed"}
-    flags = [bool(by_study[study.study]["flagged"]) for study in sent if wanted(study) and study.study in by_study]
+    flags = [bool(by_study[study.study]["flagged"]) for study in sent if study.study in by_study]
     return sum(flags), len(flags)
 
 

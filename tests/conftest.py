@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from absent import missing
 from sqlalchemy import Engine, text
 
 from triage import schema
@@ -18,13 +19,6 @@ from triage.store import open_engine
 
 ROOT = Path(__file__).resolve().parent.parent
 FILMS = ROOT.parent / "shared" / "data"
-
-
-def missing(what: str) -> None:
-    """Skip, or fail where nothing may be missing."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is missing")
-    pytest.skip(f"{what} is not installed")
 
 
 @pytest.fixture(scope="session")

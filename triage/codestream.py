@@ -37,6 +37,7 @@ _JPEG_LS_FRAMES = (0xF7,)
 _LOSSLESS_FRAME = 0xC3
 _MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 _SOI, _EOI, _SOS, _FILL = 0xD8, 0xD9, 0xDA, 0xFF
+_END = bytes((_FILL, _EOI))
 
 # ITU-T T.800 A.5.1: start of codestream, directly followed by SIZ.
 _SOC_SIZ = b"\xff\x4f\xff\x51"
@@ -65,7 +66,16 @@ class Codestream:
 
 
 def read_codestream(frame: bytes, transfer_syntax_uid: str) -> Codestream:
-    """Raise NotAnalysed: UNSUPPORTED_SYNTAX, or DECODE_ERROR where the stream has no header to read."""
+    """Raise NotAnalysed: UNSUPPORTED_SYNTAX, DECODE_ERROR without a header to read, BAD_PIXELS if it is cut short."""
+    stream = _header(frame, transfer_syntax_uid)
+    # EOI (T.81) and EOC (T.800) are the same bytes. Without them JPEG and HTJ2K decoders make up the rest of the film
+    # and say nothing, and a JPEG-LS decoder takes seconds to fail.
+    if not frame.rstrip(b"\0\xff").endswith(_END):
+        raise NotAnalysed(Reason.BAD_PIXELS)
+    return stream
+
+
+def _header(frame: bytes, transfer_syntax_uid: str) -> Codestream:
     try:
         if transfer_syntax_uid in JPEG_SYNTAXES:
             return _jpeg(frame, _JPEG_FRAMES)

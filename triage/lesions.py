@@ -23,7 +23,7 @@ def consolidation(tissue: Layer, air: Layer, _anatomy: Child, rng: Generator) ->
     filled = np.zeros((HEIGHT, WIDTH), np.float32)
     for name in rng.choice(list(LOBES), size=int(rng.integers(1, 3)), replace=False):
         filled = np.maximum(filled, _lobe(LOBES[name], rng))
-    haze = blurred(filled, 0.14) * 0.3
+    haze = blurred(filled, 0.14) * 0.45
     filled = np.maximum(filled, haze) * np.clip(0.9 + 0.12 * clouds(rng, 0.12, 3), 0.3, 1)
     open_bronchi = _strands(rng, 0.011, 5) * filled
     filled = np.clip(filled - 0.4 * open_bronchi, 0, 1)
@@ -32,7 +32,7 @@ def consolidation(tissue: Layer, air: Layer, _anatomy: Child, rng: Generator) ->
 
 def _lobe(place: tuple[float, float, float, float], rng: Generator) -> Layer:
     x, y, width, height = place
-    size = rng.uniform(0.85, 1.25)
+    size = rng.uniform(1.0, 1.4)
     x, y = x + rng.normal(0, 0.04), y + rng.normal(0, 0.04)
     radius = np.hypot((X - x) / (width * size), (Y - y) / (height * size))
     edge = radius + 0.16 * clouds(rng, 0.3, 4)

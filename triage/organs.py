@@ -9,7 +9,22 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from triage.anatomy import HEIGHT, LEFT, TOP, UNIT_PX, WIDTH, Child, Layer, Picture, X, Y, blurred, cage_width, step, to_px
+from triage.anatomy import (
+    HEIGHT,
+    LEFT,
+    TOP,
+    UNIT_PX,
+    WIDTH,
+    Child,
+    Layer,
+    Picture,
+    X,
+    Y,
+    blurred,
+    cage_width,
+    step,
+    to_px,
+)
 
 THINNEST = 0.0035
 HILA = {-1: (-0.21, 0.50), 1: (0.24, 0.46)}

@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from triage.anatomy import TOP, UNIT_PX, Child, Layer, child, clouds, ribs, shoulders, spine, step, torso
+from triage.anatomy import LEFT, TOP, UNIT_PX, Child, Layer, blurred, child, clouds, ribs, shoulders, spine, step, torso
 from triage.lesions import consolidation, interstitial
 from triage.organs import airways, gas, lungs, vessels
 from triage.study import PixelImage
 
 Pneumonia = Literal["bacterial", "viral"]
 
-LUNG_DENSITY = 0.18  # of water
+LUNG_DENSITY = 0.15  # of water
 FILM_HEIGHT, FILM_WIDTH = 900, 1080
 
 
@@ -50,19 +50,19 @@ def chest(anatomy: Child, rng: Generator, pneumonia: Pneumonia | None, disease: 
 def projected(weakening: Layer, rng: Generator) -> Layer:
     """Turn, zoom and place the child on the film."""
     zoom = rng.uniform(0.98, 1.14)
-    middle = (-0.0 + 1.6) * UNIT_PX, (0.74 - TOP) * UNIT_PX
+    middle = -LEFT * UNIT_PX, (0.74 - TOP) * UNIT_PX
     turn = cv2.getRotationMatrix2D(middle, rng.normal(0, 2.0), zoom)
     turn[0, 1] += rng.normal(0, 0.015)
-    turn[:, 2] += np.array([FILM_WIDTH / 2, FILM_HEIGHT / 2]) - middle + rng.normal(0, 14, 2)
+    turn[:, 2] = turn[:, 2] + np.array([FILM_WIDTH / 2, FILM_HEIGHT / 2]) - middle + rng.normal(0, 14, 2)
     return np.asarray(cv2.warpAffine(weakening, turn, (FILM_WIDTH, FILM_HEIGHT), flags=cv2.INTER_LINEAR), np.float32)
 
 
 def exposed(weakening: Layer, rng: Generator) -> Layer:
     """Scatter, noise of few photons, tone curve, borders and the side marker."""
-    film = weakening + rng.uniform(0.05, 0.2) * (_wide_blur(weakening, 9) - weakening)
-    film = cv2.GaussianBlur(film, (0, 0), rng.uniform(0.6, 1.1))
+    film = weakening + rng.uniform(0.05, 0.2) * (blurred(weakening, 0.18) - weakening)
+    film = blurred(film, rng.uniform(0.6, 1.1) / UNIT_PX)
     grain = rng.standard_normal(film.shape, np.float32) * np.exp(film * 0.8) * np.float32(rng.uniform(0.003, 0.007))
-    film = film + cv2.GaussianBlur(grain, (0, 0), 0.7)
+    film = film + blurred(grain, 0.7 / UNIT_PX)
     film = sharpened(film, rng)
     low, high = rng.uniform(0.22, 0.36), np.percentile(film[::4, ::4], 98.0) * rng.uniform(0.9, 1.04)
     film = np.clip((film - low) / (high - low), 0, 1) ** rng.uniform(0.7, 1.0)
@@ -72,15 +72,9 @@ def exposed(weakening: Layer, rng: Generator) -> Layer:
 
 def sharpened(film: Layer, rng: Generator) -> Layer:
     """Lift fine and middle detail, as the software of every CR reader does."""
-    fine = film - cv2.GaussianBlur(film, (0, 0), 5)
-    middle = film - np.asarray(_wide_blur(film, 5), np.float32)
-    return np.asarray(film + rng.uniform(0.4, 1.1) * fine + rng.uniform(0.6, 1.2) * middle, np.float32)
-
-
-def _wide_blur(film: Layer, cells: float) -> Layer:
-    """Gaussian blur of ``cells`` times 8 pixels, made on a film an eighth as large."""
-    small = cv2.GaussianBlur(cv2.resize(film, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA), (0, 0), cells)
-    return np.asarray(cv2.resize(small, (FILM_WIDTH, FILM_HEIGHT), interpolation=cv2.INTER_LINEAR), np.float32)
+    fine = film - blurred(film, 5 / UNIT_PX)
+    middle = film - blurred(film, 0.1)
+    return film + rng.uniform(0.4, 1.1) * fine + rng.uniform(0.6, 1.2) * middle
 
 
 def collimated(film: Layer, rng: Generator) -> Layer:

@@ -13,6 +13,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
+from pynetdicom.pdu_primitives import P_DATA
 from running import Daemon
 
 
@@ -58,23 +59,25 @@ def send(daemon: Daemon, *datasets: Dataset) -> list[int | None]:
         return [association.send_c_store(each).get("Status") for each in datasets]
 
 
-def send_as(
-    daemon: Daemon, dataset: Dataset, *, sop_instance_uid: str = "", sop_class_uid: str = "", whole: bytes | None = None
-) -> int | None:
+def send_as(daemon: Daemon, dataset: Dataset, *, sop_instance_uid: str = "", whole: bytes | None = None) -> int | None:
     """Under a command of our own choosing: another UID, or other bytes than the data set's."""
     with associated(daemon, dataset) as association:
         assert association.is_established
         context = association.accepted_contexts[0]
-        implicit = context.transfer_syntax[0].is_implicit_VR
+        encoded = encode(dataset, context.transfer_syntax[0].is_implicit_VR, is_little_endian=True)
         request = C_STORE()
         request.MessageID, request.Priority = 1, 2
-        request.AffectedSOPClassUID = sop_class_uid or dataset.SOPClassUID
+        request.AffectedSOPClassUID = dataset.SOPClassUID
         request.AffectedSOPInstanceUID = sop_instance_uid or dataset.SOPInstanceUID
-        content = encode(dataset, implicit, is_little_endian=True) if whole is None else whole
-        request.DataSet = BytesIO(content or b"")
+        request.DataSet = BytesIO(encoded or b"" if whole is None else whole)
+        # From now on nobody but this function listens to the answer.
         association._reactor_checkpoint.clear()
         try:
             association.dimse.send_msg(request, context.context_id)
+            if whole == b"":  # pynetdicom then sends no fragment at all
+                nothing = P_DATA()
+                nothing.presentation_data_value_list.append([context.context_id, b"\x02"])
+                association.dul.send_pdu(nothing)
             _, response = association.dimse.get_msg(block=True)
         finally:
             association._reactor_checkpoint.set()

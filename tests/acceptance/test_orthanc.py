@@ -12,7 +12,7 @@ from pathlib import Path
 import chests
 import httpx
 import pytest
-from conftest import missing
+from absent import missing
 from running import Daemon, free_port, wait_for
 
 FORWARD = """

@@ -6,10 +6,10 @@ import threading
 import time
 from pathlib import Path
 
-from making import POLICY, received
 from sqlalchemy import Engine, text
 
 from daemon.bell import PostgresBell, Ringer, bell
+from making import POLICY, received
 from triage.intake import Intake
 from triage.store import Store, open_engine
 

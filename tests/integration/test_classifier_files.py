@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from making import CARD
 from safetensors.torch import save
 from torch import Tensor
 
+from making import CARD
 from triage.card import write_card
 from triage.classifier import EfficientNetLite0, load_classifier, stored_tensors
 from triage.errors import CardMismatchError

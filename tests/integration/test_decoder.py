@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import gates
 import numpy as np
 import psutil
 import pydicom
 import pytest
-from synthetic import data_set, film, write
 
+import gates
 from daemon.decoder import Decoder, Gate, Limits, Look
+from synthetic import data_set, film, write
 from triage.card import Preprocessing
 from triage.errors import Reason
 from triage.pixels import prepare, read_film

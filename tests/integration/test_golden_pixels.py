@@ -11,11 +11,11 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
-from conftest import missing
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import (
     HTJ2K,
@@ -26,8 +26,9 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from synthetic import compressed, data_set, film, write
 
+from absent import missing
+from synthetic import compressed, data_set, film, write
 from triage.card import Preprocessing
 from triage.errors import NotAnalysed, Reason
 from triage.frame import read_geometry, read_samples
@@ -189,11 +190,21 @@ def test_a_stream_that_disagrees_with_the_attributes_is_refused(
     assert refusal_of(path) is Reason.BAD_PIXELS
 
 
-def test_a_stream_cut_short_is_refused(tmp_path: Path) -> None:
-    syntax, encode, _ = ENCODERS["JPEG-LS"]
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_stream_cut_short_is_refused_not_filled_with_grey(tmp_path: Path, name: str) -> None:
+    syntax, encode, _ = ENCODERS[name]
     frame = encode()
-    path = write(compressed(data_set(FILM), frame[: len(frame) // 3], syntax), tmp_path / "coded.dcm")
-    assert refusal_of(path) in {Reason.DECODE_ERROR, Reason.BAD_PIXELS}
+    path = write(compressed(data_set(FILM), frame[: len(frame) * 2 // 3], syntax), tmp_path / "coded.dcm")
+    assert refusal_of(path) is Reason.BAD_PIXELS
+
+
+def test_rle_cut_short_is_refused(dcmtk: Path, tmp_path: Path) -> None:
+    plain = write(data_set(FILM), tmp_path / "plain.dcm")
+    subprocess.run([dcmtk / "dcmcrle", plain, tmp_path / "coded.dcm"], check=True, capture_output=True)
+    frame = get_frame(dcmread(tmp_path / "coded.dcm").PixelData, 0, number_of_frames=1)
+    for length in (len(frame) - 1000, len(frame) // 3):
+        path = write(compressed(data_set(FILM), frame[:length], RLELossless), tmp_path / "cut.dcm")
+        assert refusal_of(path) in {Reason.BAD_PIXELS, Reason.DECODE_ERROR}
 
 
 def uncompressed_bomb(folder: Path) -> Path:

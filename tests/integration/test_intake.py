@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from making import POLICY, received
 from sqlalchemy import Engine, func, select
 
+from making import POLICY, received
 from triage.errors import ConflictError, Reason, StudyNotFoundError
 from triage.intake import Intake, Receipt, known_hashes
 from triage.reading import Reading

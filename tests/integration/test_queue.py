@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from making import CARD, POLICY, finding, received
 from sqlalchemy import Engine, func, select, update
 
+from making import CARD, POLICY, finding, received
 from triage.errors import LostLeaseError, Reason
 from triage.intake import Intake
 from triage.jobs import Job, RetryRule

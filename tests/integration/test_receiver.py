@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from making import CR, POLICY, data_set, encoded
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Engine, select, text
 
@@ -16,6 +15,7 @@ from daemon.bell import Ringer, SocketBell
 from daemon.receiver import STATUS_OF, Receiver, Watermark
 from daemon.spool import Spool
 from daemon.telemetry import Pseudonym
+from making import CR, POLICY, data_set, encoded
 from triage.intake import Intake
 from triage.reading import Reading
 from triage.store import Store

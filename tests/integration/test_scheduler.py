@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from making import CR, POLICY, data_set, encoded, received
 from sqlalchemy import Engine, func, select, text, update
 
 from daemon.arrival import Arrivals
 from daemon.scheduler import Sweeps, run
 from daemon.spool import Spool, part10_header
+from making import CR, POLICY, data_set, encoded, received
 from triage.intake import Intake
 from triage.jobs import RetryRule
 from triage.queue import Queue

@@ -8,12 +8,12 @@ import stat
 from pathlib import Path
 
 import pytest
-from making import CR
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
 from daemon import spool as module
 from daemon.spool import Spool, part10_header
+from making import CR
 
 HEADER = part10_header(CR, "1.2.3.4", ExplicitVRLittleEndian)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from making import CARD, POLICY, finding, received
 from sqlalchemy import Connection, Engine, insert, select, text, update
 
+from making import CARD, POLICY, finding, received
 from triage.errors import Reason
 from triage.intake import Intake
 from triage.policy import Policy, judge

@@ -43,7 +43,7 @@ def reason_of(frame: bytes, syntax: str) -> Reason | None:
 def siz(columns: int, rows: int, *, tile: int = 2**20, components: int = 1, step: int = 1) -> bytes:
     """Start of a JPEG 2000 codestream (T.800 A.5.1)."""
     extent = struct.pack(">HHIIIIIIIIH", 41, 0, columns, rows, 0, 0, tile, tile, 0, 0, components)
-    return b"\xff\x4f\xff\x51" + extent + bytes((15, step, step)) * components
+    return b"\xff\x4f\xff\x51" + extent + bytes((15, step, step)) * components + b"\xff\xd9"
 
 
 @pytest.mark.parametrize("syntax", STREAMS)
@@ -80,6 +80,14 @@ def test_a_stream_cut_in_its_header_is_a_decode_error(syntax: str) -> None:
     frame, _ = STREAMS[syntax]
     for length in range(8):
         assert reason_of(frame[:length], syntax) is Reason.DECODE_ERROR
+
+
+@pytest.mark.parametrize("syntax", STREAMS)
+def test_a_stream_without_its_end_is_bad_pixels(syntax: str) -> None:
+    frame, _ = STREAMS[syntax]
+    assert reason_of(frame[:-2], syntax) is Reason.BAD_PIXELS
+    assert reason_of(frame + b"\xff", syntax) is None
+    assert reason_of(frame + b"\0\0\0", syntax) is None
 
 
 @pytest.mark.parametrize("syntax", STREAMS)

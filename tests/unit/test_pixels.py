@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import MPEG2MPML, ExplicitVRBigEndian
-from synthetic import data_set, film
 
+from synthetic import data_set, film
 from triage.card import Preprocessing
 from triage.errors import NotAnalysed, Reason
 from triage.pixels import prepare, read_pixels

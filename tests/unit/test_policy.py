@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making import CARD, POLICY, finding, header
 
+from making import CARD, POLICY, finding, header
 from triage.errors import Reason, SettingsError
 from triage.policy import Policy, combine, gate, judge, not_analysed
 from triage.study import Analysis, Finding, Priority, Tier
