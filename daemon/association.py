@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import pydicom.config
 from pynetdicom import AE, _config
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
@@ -367,4 +366,3 @@ def silence_libraries() -> None:
     for name in ("pynetdicom", "pydicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         warnings.filterwarnings("ignore", module=name)
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE

@@ -222,6 +222,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     listening = bell(house.store.engine, settings.data_dir)
     limits = Limits(seconds=settings.decode_seconds, memory_bytes=settings.decode_mib * 2**20)
     with Decoder(limits) as decoder:
+        decoder.warm()  # loads its codecs while the network is loaded here
         worker = Worker(
             name=full_name,
             queue=house.queue,

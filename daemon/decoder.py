@@ -80,6 +80,11 @@ class Decoder:
             look = self._look(pickle.dumps(request), preprocessing.size_px)
         return replace(look, seconds=time.monotonic() - started)
 
+    def warm(self) -> None:
+        """Start the nursery now, so that the first film need not wait for it."""
+        with self._turn:
+            self._nursery_control()
+
     def close(self) -> None:
         """End the nursery and its child. A later look starts anew."""
         with self._turn:

@@ -17,11 +17,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from daemon import lifecycle
-from daemon.screen import board, figures
+from daemon.screen import ALL, board, figures
 from daemon.settings import Settings
 from daemon.stage import HOST, Player, daemon_running, free_ports, sender_running
 from daemon.tally import Sent
@@ -29,6 +29,7 @@ from triage.errors import TriageError
 
 SYNTHETIC_STUDIES = 24
 PAUSE_SECONDS = 0.3
+SPARE_ROWS = 5  # of the screen, for headings and the line below
 START_SECONDS = 180.0
 READY_SECONDS = 60.0  # then the morning starts all the same: a daemon without a network still keeps the order
 QUIET_SECONDS = 90.0  # without any change on the worklist, waiting for the rest is given up
@@ -48,7 +49,8 @@ def run_demo(films: Path | None, stay: bool, count: int, settings: Settings) -> 
         sender = sender_running(settings, ports, home, films=films, count=studies, pause_seconds=PAUSE_SECONDS)
         pacs = stack.enter_context(sender)
         show = Demonstration(console, stop, f"http://{HOST}:{ports.http}", daemon, pacs)
-        console.print(f"Starting the daemon (DICOM port {ports.dicom}, {show.address}/) and preparing films ...")
+        console.print(f"Starting the daemon (DICOM port {ports.dicom}, {show.address}/) and preparing films.")
+        console.print("Patients are invented; DICOM files of a folder go out as they are.")
         whole = show.ready() and show.morning()
         if stay and not stop.is_set():
             console.print(f"The worklist stays at {show.address}/ until Ctrl-C.")
@@ -97,16 +99,21 @@ class Demonstration:
     def morning(self) -> bool:
         """Watch until every study has its final place; then the figures. True if none is missing or pending."""
         self.pacs.go()
-        with Live(console=self.console, refresh_per_second=8, vertical_overflow="visible") as live:
+        with Live(console=self.console, refresh_per_second=8, vertical_overflow="crop") as live:
             while not self.stop.wait(0.1):
                 self._check()
                 over = self.pacs.ended()  # asked before looking: what it said last must be seen
                 self.look()
-                live.update(board(self.sent, self.entries, columns=self.console.width))
+                live.update(self._board(rows=self.console.height - SPARE_ROWS))
                 if over and (self.settled() or self._quiet()):
                     break
+            live.update(self._board())
+        self.console.line()
         self.console.print(figures(self.sent, self.entries, self.analysed_at()))
         return self.settled() and len(self.entries) == len(self.sent)
+
+    def _board(self, rows: int = ALL) -> RenderableType:
+        return board(self.sent, self.entries, columns=self.console.width, rows=rows)
 
     def look(self) -> None:
         self.sent = self.pacs.sent()

@@ -11,40 +11,43 @@ from rich.text import Text
 
 from daemon.tally import MINUTES_A_FILM, Entry, Sent, Waits, flagged_of, percentile, reasons, seconds_to_rank, waits
 
-NOTICE = "For prioritisation only, not for diagnosis. Every patient here is invented."
+NOTICE = "For prioritisation only, not for diagnosis."
+ALL = 1_000_000
 STYLES = {"likely": "bold red", "possible": "yellow", "unlikely": "dim"}
 SIDE_BY_SIDE_COLUMNS = 130  # narrower terminals get the triaged order alone, which shows the arrivals' numbers too
 
 
-def board(sent: Sequence[Sent], entries: Sequence[Entry], *, columns: int) -> RenderableType:
-    triaged = triaged_order(sent, entries)
+def board(sent: Sequence[Sent], entries: Sequence[Entry], *, columns: int, rows: int = ALL) -> RenderableType:
+    """The latest arrivals and those to be read first, at most ``rows`` of each."""
+    triaged = triaged_order(sent, entries, rows)
     if columns < SIDE_BY_SIDE_COLUMNS:
         return Group(triaged, Text(NOTICE, style="dim"))
     both = Table.grid(padding=(0, 2))
-    both.add_row(arrival_order(sent, entries), triaged)
+    both.add_row(arrival_order(sent, entries, rows), triaged)
     return Group(both, Text(NOTICE, style="dim"))
 
 
-def arrival_order(sent: Sequence[Sent], entries: Sequence[Entry]) -> Table:
+def arrival_order(sent: Sequence[Sent], entries: Sequence[Entry], rows: int = ALL) -> Table:
     known = {entry["study_instance_uid"]: entry for entry in entries}
     table = Table(title="As they arrived", box=None, title_style="bold")
     for name in ("#", "Patient", "What it is"):
         table.add_column(name, no_wrap=True)
-    for study in sent:
+    for study in sent[-rows:]:
         patient = _patient(known[study.study]) if study.study in known else Text("not received", style="bold red")
         table.add_row(str(study.number), patient, Text(study.shows, style="bold" if study.pneumonia else ""))
     return table
 
 
-def triaged_order(sent: Sequence[Sent], entries: Sequence[Entry]) -> Table:
+def triaged_order(sent: Sequence[Sent], entries: Sequence[Entry], rows: int = ALL) -> Table:
     numbers = {study.study: study.number for study in sent}
     table = Table(title="As they will be read", box=None, title_style="bold")
     for name in ("Rank", "#", "Patient", "Analysis"):
         table.add_column(name, no_wrap=True)
     table.add_column("Why here?", ratio=1)
-    for entry in entries:
+    for entry in entries[:rows]:
         number = numbers.get(entry["study_instance_uid"], "")
-        table.add_row(str(entry["rank"]), str(number), _patient(entry), _told(entry), Text(entry["why"]))
+        why = Text(entry["why"].removesuffix("; then by arrival"))
+        table.add_row(str(entry["rank"]), str(number), _patient(entry), _told(entry), why)
     return table
 
 
@@ -102,7 +105,7 @@ def _synthetic(study: Sent) -> bool:
 
 def _waiting(sent: Sequence[Sent], entries: Sequence[Entry]) -> list[str]:
     lines = [
-        f"Mean wait until read (one reader, {MINUTES_A_FILM} invented minutes a film, who starts when all have arrived;",
+        f"Mean wait until read (one reader, {MINUTES_A_FILM} invented minutes a film, starting once all have arrived;",
         "both orders keep the clinical priority):",
     ]
     rows = {

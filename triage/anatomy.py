@@ -100,7 +100,7 @@ def tube(layer: Layer, points: NDArray[np.float64], radius: NDArray[np.float64],
     margin = float(radius.max()) * UNIT_PX + 3
     x0, y0 = np.maximum(np.floor(px.min(0) - margin), 0).astype(int)
     x1, y1 = np.minimum(np.ceil(px.max(0) + margin), (WIDTH, HEIGHT)).astype(int)
-    if min(x1 - x0, y1 - y0) < 3:
+    if min(x1 - x0, y1 - y0) <= 0:
         return
     where = np.round(px - (x0, y0)).astype(np.int32)
     paper = np.full((y1 - y0, x1 - x0), 255, np.uint8)

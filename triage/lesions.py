@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from triage.anatomy import HEIGHT, WIDTH, Child, Layer, Picture, X, Y, blurred, clouds, step
-from triage.organs import HILA, branch
+from triage.anatomy import HEIGHT, WIDTH, Layer, X, Y, blurred, clouds, step
+from triage.organs import HILA, Tree
 
 # Centre and half axes of what a lobe shows from the front; the right middle and the left lower lobe hide borders.
 LOBES = {
@@ -18,7 +18,7 @@ LOBES = {
 }
 
 
-def consolidation(tissue: Layer, air: Layer, _anatomy: Child, rng: Generator) -> Layer:
+def consolidation(tissue: Layer, air: Layer, rng: Generator) -> Layer:
     """Fill one lobe, at times two, leaving the bronchi in it open: dark branches in white."""
     filled = np.zeros((HEIGHT, WIDTH), np.float32)
     for name in rng.choice(list(LOBES), size=int(rng.integers(1, 3)), replace=False):
@@ -39,21 +39,16 @@ def _lobe(place: tuple[float, float, float, float], rng: Generator) -> Layer:
     return step(1 - edge, rng.uniform(0.25, 0.6)) * np.float32(rng.uniform(0.75, 1.0))
 
 
-def interstitial(tissue: Layer, air: Layer, _anatomy: Child, rng: Generator) -> Layer:
+def interstitial(tissue: Layer, air: Layer, rng: Generator) -> Layer:
     """Both sides: streaks from the hila outwards, cuffs round the bronchi, patchy haze most dense in the middle."""
     middle = sum(np.exp(-(((X - x) / 0.42) ** 2) - ((Y - y - 0.15) / 0.5) ** 2) for x, y in HILA.values())
     streaks = blurred(_strands(rng, 0.021, 12), 0.004)
     patches = np.clip(0.5 + 0.5 * clouds(rng, 0.16, 4), 0, 1.3)
     share = rng.uniform(0.75, 1.2) * (0.30 * middle * patches + 0.14 * patches) + 0.30 * middle * streaks
-    return np.asarray(tissue + np.clip(share, 0, 0.8) * np.maximum(air - tissue, 0), np.float32)
+    return np.asarray(tissue + np.clip(share, 0, 0.65) * np.maximum(air - tissue, 0), np.float32)
 
 
 def _strands(rng: Generator, radius: float, count: int) -> Layer:
-    layers = [np.zeros((HEIGHT, WIDTH), np.uint8) for _ in range(4)]
-    for side, (x, y) in HILA.items():
-        for angle in np.linspace(-1.2, 1.3, count):
-            branch(layers, x, y, side, angle + rng.normal(0, 0.15), radius, rng)
-    together: Picture = layers[0]
-    for layer in layers[1:]:
-        together = np.maximum(together, layer)
-    return together.astype(np.float32) / 255
+    tree = Tree(rng, thinnest=radius / 4)
+    tree.grow(radius, count, 0.15)
+    return np.asarray(np.max(tree.layers, axis=0), np.float32) / 255

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -26,7 +25,7 @@ from triage.anatomy import (
     to_px,
 )
 
-THINNEST = 0.0035
+SIDE_BRANCHES = 0.42  # a step, of those wide enough
 HILA = {-1: (-0.21, 0.50), 1: (0.24, 0.46)}
 
 
@@ -36,10 +35,10 @@ def lungs(anatomy: Child) -> Layer:
     round_chest = np.maximum(1 - (np.abs(X) / cage) ** 2, 0) ** 0.38
     apex = np.clip((Y + 0.02) / 0.75, 0, 1) ** 0.4
     above = domes(anatomy) - Y
-    base = step(above + 0.012, 0.03) * (0.72 + 0.28 * np.clip(above / 0.3, 0, 1))
+    base = step(above + 0.006, 0.012) * (0.72 + 0.28 * np.clip(above / 0.3, 0, 1))
     recess = 0.13 * step(above + 0.17, 0.34)
     depth = anatomy.depth * 0.80 * round_chest * apex * np.maximum(base, recess)
-    return np.asarray(blurred((depth * beside_mediastinum(anatomy)).astype(np.float32), 0.004), np.float32)
+    return np.asarray(blurred(depth * beside_mediastinum(anatomy), 0.002), np.float32)
 
 
 def domes(anatomy: Child) -> Layer:
@@ -65,43 +64,56 @@ def _border(heights: tuple[float, ...], widths: tuple[float, ...]) -> Layer:
     return blurred(np.interp(Y, heights, widths).astype(np.float32), 0.045)
 
 
+class Tree:
+    """Branching lines from both hila outwards, in four layers by thickness, the thinnest first."""
+
+    def __init__(self, rng: Generator, *, thinnest: float) -> None:
+        self.layers: list[Picture] = [np.zeros((HEIGHT, WIDTH), np.uint8) for _ in range(4)]
+        self._rng = rng
+        self._thinnest = thinnest
+
+    def grow(self, radius: float, branches: int, spread: float) -> None:
+        """``branches`` from each hilum, fanned out with deviations of ``spread`` radians."""
+        for side, (x, y) in HILA.items():
+            for angle in np.linspace(-1.25, 1.3, branches):
+                self._branch(x, y, side, angle + self._rng.normal(0, spread), radius)
+
+    def _branch(self, x: float, y: float, side: int, angle: float, radius: float) -> None:
+        """Angle 0 points outwards, a positive one towards the feet."""
+        rng = self._rng
+        for _ in range(5 + int(rng.random() * 4)):
+            angle += rng.normal(0, 0.09)
+            ahead = x + 0.034 * side * math.cos(angle), y + 0.034 * math.sin(angle)
+            self._line((x, y), ahead, radius)
+            (x, y), radius = ahead, radius * 0.955
+            if radius > self._thinnest and rng.random() < SIDE_BRANCHES:
+                turn = math.copysign(0.4 + 0.4 * rng.random(), rng.random() - 0.5)
+                self._branch(x, y, side, angle + turn, radius * 0.6)
+        if radius > self._thinnest:
+            for turn in (-0.3, 0.35):
+                self._branch(x, y, side, angle + turn + rng.normal(0, 0.1), radius * 0.75)
+
+    def _line(self, a: tuple[float, float], b: tuple[float, float], radius: float) -> None:
+        width = radius * 2 * UNIT_PX
+        shade = min(max(width / 12 * 255, 35), 255)
+        start, end = ((round((x - LEFT) * UNIT_PX * 16), round((y - TOP) * UNIT_PX * 16)) for x, y in (a, b))
+        cv2.line(self.layers[min(int(width // 3), 3)], start, end, shade, max(1, round(width)), cv2.LINE_AA, 4)
+
+
 def vessels(rng: Generator) -> Layer:
-    """Branching vessels from both hila, thinner outwards; weakening in units of water."""
-    layers = [np.zeros((HEIGHT, WIDTH), np.uint8) for _ in range(4)]
-    for side, (x, y) in HILA.items():
-        for angle in np.linspace(-1.25, 1.3, 9):
-            branch(layers, x, y, side, angle + rng.normal(0, 0.1), 0.017, rng)
+    """Vessels of both lungs, and some seen end-on near the hila."""
+    tree = Tree(rng, thinnest=0.0035)
+    tree.grow(0.017, 9, 0.1)
+    for x, y in HILA.values():
         for _ in range(6):
             spot = to_px(np.array([x, y]) + rng.normal(0, (0.04, 0.09)))
-            cv2.circle(layers[3], np.round(spot).astype(int).tolist(), int(rng.uniform(4, 9)), 130, -1, cv2.LINE_AA)
+            cv2.circle(
+                tree.layers[3], np.round(spot).astype(int).tolist(), int(rng.uniform(4, 9)), 130, -1, cv2.LINE_AA
+            )
     total = np.zeros((HEIGHT, WIDTH), np.float32)
-    for layer, blur in zip(layers, (0.002, 0.0025, 0.004, 0.008), strict=True):
+    for layer, blur in zip(tree.layers, (0.002, 0.0025, 0.004, 0.008), strict=True):
         total += blurred(layer.astype(np.float32) / 255, blur)
     return total * 0.075 * rng.uniform(0.75, 1.15)
-
-
-def branch(  # noqa: PLR0917 - one twig: where, whither, how thick
-    layers: Sequence[Picture], x: float, y: float, side: int, angle: float, radius: float, rng: Generator
-) -> None:
-    """Draw a vessel and those that leave it; ``angle`` 0 points outwards, positive towards the feet."""
-    for _ in range(5 + int(rng.random() * 4)):
-        angle += rng.normal(0, 0.09)
-        ahead = x + 0.034 * side * math.cos(angle), y + 0.034 * math.sin(angle)
-        _line(layers, (x, y), ahead, radius)
-        (x, y), radius = ahead, radius * 0.955
-        if radius > THINNEST and rng.random() < 0.42:
-            turn = math.copysign(0.4 + 0.4 * rng.random(), rng.random() - 0.5)
-            branch(layers, x, y, side, angle + turn, radius * 0.6, rng)
-    if radius > THINNEST:
-        for turn in (-0.3, 0.35):
-            branch(layers, x, y, side, angle + turn + rng.normal(0, 0.1), radius * 0.75, rng)
-
-
-def _line(layers: Sequence[Picture], a: tuple[float, float], b: tuple[float, float], radius: float) -> None:
-    width = radius * 2 * UNIT_PX
-    shade = min(max(width / 12 * 255, 35), 255)
-    start, end = ((round((x - LEFT) * UNIT_PX * 16), round((y - TOP) * UNIT_PX * 16)) for x, y in (a, b))
-    cv2.line(layers[min(int(width // 3), 3)], start, end, shade, max(1, round(width)), cv2.LINE_AA, 4)
 
 
 def airways(anatomy: Child) -> Layer:

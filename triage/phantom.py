@@ -38,9 +38,9 @@ def chest(anatomy: Child, rng: Generator, pneumonia: Pneumonia | None, disease: 
     air = lungs(anatomy)
     tissue = air * (LUNG_DENSITY + 0.016 * clouds(rng, 0.05, 4)) + vessels(rng) * np.minimum(air * 1.6, 1)
     if pneumonia == "bacterial":
-        tissue = consolidation(tissue, air, anatomy, disease)
+        tissue = consolidation(tissue, air, disease)
     elif pneumonia == "viral":
-        tissue = interstitial(tissue, air, anatomy, disease)
+        tissue = interstitial(tissue, air, disease)
     outline = torso(anatomy)
     soft = outline * (1 + 0.008 * clouds(rng, 0.25, 3)) - air + tissue - airways(anatomy) - gas(anatomy, rng)
     bones = ribs(anatomy, rng) + spine(anatomy, rng) + shoulders(anatomy, rng)
@@ -59,7 +59,7 @@ def projected(weakening: Layer, rng: Generator) -> Layer:
 
 def exposed(weakening: Layer, rng: Generator) -> Layer:
     """Scatter, noise of few photons, tone curve, borders and the side marker."""
-    film = weakening + rng.uniform(0.05, 0.2) * (blurred(weakening, 0.18) - weakening)
+    film: Layer = weakening + rng.uniform(0.05, 0.2) * (blurred(weakening, 0.18) - weakening)
     film = blurred(film, rng.uniform(0.6, 1.1) / UNIT_PX)
     grain = rng.standard_normal(film.shape, np.float32) * np.exp(film * 0.8) * np.float32(rng.uniform(0.003, 0.007))
     film = film + blurred(grain, 0.7 / UNIT_PX)
@@ -72,9 +72,9 @@ def exposed(weakening: Layer, rng: Generator) -> Layer:
 
 def sharpened(film: Layer, rng: Generator) -> Layer:
     """Lift fine and middle detail, as the software of every CR reader does."""
-    fine = film - blurred(film, 5 / UNIT_PX)
+    fine = film - blurred(film, 0.03)
     middle = film - blurred(film, 0.1)
-    return film + rng.uniform(0.4, 1.1) * fine + rng.uniform(0.6, 1.2) * middle
+    return film + rng.uniform(0.6, 1.3) * fine + rng.uniform(0.6, 1.2) * middle
 
 
 def collimated(film: Layer, rng: Generator) -> Layer:

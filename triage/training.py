@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from triage.augmentation import augmented, histograms_of
+from triage.augmentation import augmented
 from triage.calibration import likely_threshold, sensitive_threshold, temperature_of
 from triage.card import Card, Population, Preprocessing, write_card
 from triage.classifier import (
@@ -28,17 +28,16 @@ from triage.classifier import (
 )
 from triage.errors import TriageError
 from triage.evaluation import metrics
-from triage.films import NORMAL, labelled_films, read_labelled, split_by_patient
+from triage.films import NORMAL, labelled_films
+from triage.filmset import Films, load_films, split
 from triage.imagenet import start_network
-from triage.pixels import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from triage.films import LabelledFilm
 
 STEM = "pneumonia"
 # Mean and deviation of the training films after the stretch, rounded.
@@ -63,8 +62,8 @@ SOURCE = {
 class Recipe:
     """Everything a run depends on besides the films. Kept in the card."""
 
-    epochs: int = 13
-    small_epochs: int = 8
+    epochs: int = 10
+    small_share: float = 0.7  # of the epochs, at first, are of small films: they take a third of the time
     small_px: int = 160
     batch: int = 48
     peak_rate: float = 1e-3
@@ -79,27 +78,9 @@ class Recipe:
     seed: int = 1
     threads: int = 2
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Films:
-    """All films in memory: ``pixels`` uint8 (N, 1, 224, 224) after the stretch, ``labels`` int64 (N)."""
-
-    films: Sequence[LabelledFilm]
-    pixels: Tensor
-    labels: Tensor
-    histograms: Tensor
-
-    def __len__(self) -> int:
-        return len(self.films)
-
-    def at(self, indices: Sequence[int]) -> Films:
-        rows = torch.tensor(indices)
-        return Films(
-            films=[self.films[i] for i in indices],
-            pixels=self.pixels[rows],
-            labels=self.labels[rows],
-            histograms=self.histograms[rows],
-        )
+    @property
+    def small_epochs(self) -> int:
+        return int(self.epochs * self.small_share)
 
 
 def train(
@@ -121,48 +102,31 @@ def train(
     recipe = recipe or Recipe()
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    everything = load_films(films, progress)
+    everything = load_films(films, PREPROCESSING, progress)
     strangers = {film.patient for film in labelled_films(held_out)} if held_out else set()
-    training, validation = split(everything, recipe, strangers)
+    training, validation = split(everything, share=recipe.validation_share, seed=recipe.seed, strangers=strangers)
     progress(f"{len(training)} films to train on, {len(validation)} to validate on")
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(recipe, recipe.epochs * (len(training) // recipe.batch), start_weights)
-    network = fit(run, training, validation, out / "checkpoint.pt", progress)
+    run, checkpoint = Run(recipe, training, start_weights), out / "checkpoint.pt"
+    network = fit(run, training, validation, checkpoint, progress)
     weights = safetensors_bytes({name: tensor.half().contiguous() for name, tensor in stored_tensors(network).items()})
     progress("calibrating on shifted copies of the validation films")
     card = calibrated(draft_card(weights, recipe, training, validation, date), weights, validation)
     write_weights(weights, out / f"{STEM}.safetensors")
     write_card(card, out / f"{STEM}.json")
+    checkpoint.unlink()
     return card
-
-
-def load_films(directory: Path, progress: Callable[[str], None]) -> Films:
-    """Raise TriageError where a film is unreadable or a pneumonia's kind is not stated."""
-    films = labelled_films(directory)
-    if unknown := [film for film in films if film.label is None]:
-        raise TriageError(f"{unknown[0].path}: neither folder nor name says bacterial or viral, {len(unknown)} such")
-    progress(f"reading {len(films)} films")
-    size = PREPROCESSING.size_px
-    pixels = torch.empty(len(films), 1, size, size, dtype=torch.uint8)
-    for index, film in enumerate(films):
-        pixels[index, 0] = torch.from_numpy(np.rint(prepare(read_labelled(film), PREPROCESSING) * 255).astype(np.uint8))
-    labels = torch.tensor([film.label for film in films])
-    return Films(films=films, pixels=pixels, labels=labels, histograms=histograms_of(pixels))
-
-
-def split(everything: Films, recipe: Recipe, strangers: set[str]) -> tuple[Films, Films]:
-    digests = [hashlib.sha256(film.numpy().tobytes()).hexdigest() for film in everything.pixels]
-    training, validation = split_by_patient(
-        everything.films, digests, share=recipe.validation_share, seed=recipe.seed, held_out=strangers
-    )
-    return everything.at(training), everything.at(validation)
 
 
 class Run:
     """The parts of a run that change from step to step, and that a checkpoint holds."""
 
-    def __init__(self, recipe: Recipe, steps: int, start_weights: Path | None) -> None:
+    def __init__(self, recipe: Recipe, training: Films, start_weights: Path | None) -> None:
+        if len(training) < recipe.batch:
+            raise TriageError(f"{len(training)} films to train on are fewer than a batch of {recipe.batch}")
         self.recipe = recipe
+        digest = hashlib.sha256("".join(training.digests()).encode()).hexdigest()
+        self.made_of = {"recipe": asdict(recipe), "films": digest}
         self.epoch = 0
         self.generator = Generator().manual_seed(recipe.seed)
         self.network = channels_last(start_network(start_weights, recipe.dropout))
@@ -171,6 +135,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay, fused=True
         )
+        steps = recipe.epochs * (len(training) // recipe.batch)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, recipe.peak_rate, total_steps=steps, pct_start=0.15
         )
@@ -184,14 +149,14 @@ class Run:
         state = {name: part.state_dict() for name, part in self.parts().items()}
         aside = path.with_suffix(".part")
         draws = {"generator": self.generator.get_state(), "dropout": torch.get_rng_state()}
-        torch.save(state | draws | {"epoch": self.epoch, "recipe": asdict(self.recipe)}, aside)
+        torch.save(state | draws | {"epoch": self.epoch, "made_of": self.made_of}, aside)
         aside.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Raise TriageError if the checkpoint is of another recipe: half a run of each is neither."""
+        """Raise TriageError if the checkpoint is of another recipe or of other films: half of each is neither."""
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != asdict(self.recipe):
-            raise TriageError(f"{path}: a checkpoint of another recipe; remove it to start afresh")
+        if state["made_of"] != self.made_of:
+            raise TriageError(f"{path}: a checkpoint of another recipe or of other films; remove it to start afresh")
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
         self.epoch = state["epoch"]

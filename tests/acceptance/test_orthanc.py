@@ -17,7 +17,7 @@ from running import Daemon, free_port, wait_for
 
 FORWARD = """
 function OnStableStudy(study, tags, metadata)
-  SendToModality(study, 'triage')
+  RestApiPost('/modalities/triage/store', study)
 end
 """
 

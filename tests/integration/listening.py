@@ -29,9 +29,11 @@ USUAL = ((CR, [ExplicitVRLittleEndian]), (VERIFICATION, [ImplicitVRLittleEndian]
 def wait_for(condition: Callable[[], Any], seconds: float = 5.0) -> bool:
     """Whether the condition came true in time."""
     end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
+    while time.monotonic() < end:
+        if condition():
+            return True
         time.sleep(0.01)
-    return bool(condition())
+    return False
 
 
 @dataclass

@@ -23,6 +23,7 @@ from listening import (
     read_pdu,
     status_of,
     store_rq,
+    us,
     wait_for,
 )
 from pydicom.uid import (
@@ -139,6 +140,13 @@ def test_bad_uid_costs_its_instance_only(bad: bytes | None) -> None:
             kind, content = read_pdu(peer)
             assert (kind, status_of(content)) == (4, status)
         assert [each.request.sop_instance_uid for each in site.received] == ["1.2.3"]
+
+
+def test_unknown_element_of_a_command_set_is_passed_over() -> None:
+    with listening() as site, established(site.connect()) as peer:
+        peer.sendall(p_data(3, store_rq() + us(0x0B02, 1)) + p_data(2, bytes(8)))
+        kind, content = read_pdu(peer)
+        assert (kind, status_of(content)) == (4, 0)
 
 
 @pytest.mark.parametrize(

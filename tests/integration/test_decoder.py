@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -159,6 +160,17 @@ def test_a_dead_nursery_is_replaced(decoder: Decoder, path: Path) -> None:
     os.kill(before, signal.SIGKILL)
     assert look(decoder, path).reason is None
     assert nursery(decoder).pid != before
+
+
+def test_a_child_does_not_outlive_its_nursery(path: Path) -> None:
+    with Decoder(Limits(seconds=100)) as decoder, ThreadPoolExecutor(1) as pool:
+        look(decoder, path)
+        sleeping = pool.submit(look, decoder, path, gates.sleep)
+        children = _wait_for_children(nursery(decoder))
+        nursery(decoder).kill()
+        assert sleeping.result(timeout=20).reason is Reason.DECODE_CRASH
+        _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
 
 
 def test_closing_ends_every_process(path: Path) -> None:

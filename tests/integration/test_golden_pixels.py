@@ -207,6 +207,14 @@ def test_rle_cut_short_is_refused(dcmtk: Path, tmp_path: Path) -> None:
         assert refusal_of(path) in {Reason.BAD_PIXELS, Reason.DECODE_ERROR}
 
 
+def test_rle_of_16_bits_is_not_read_as_8(dcmtk: Path, tmp_path: Path) -> None:
+    plain = write(data_set(FILM), tmp_path / "plain.dcm")
+    subprocess.run([dcmtk / "dcmcrle", plain, tmp_path / "coded.dcm"], check=True, capture_output=True)
+    coded = dcmread(tmp_path / "coded.dcm")
+    coded.BitsAllocated, coded.BitsStored, coded.HighBit = 8, 8, 7
+    assert refusal_of(write(coded, tmp_path / "wrong.dcm")) is Reason.BAD_PIXELS
+
+
 def uncompressed_bomb(folder: Path) -> Path:
     path = write(data_set(FILM, Rows=65535, Columns=65535, PixelData=b"\0\0"), folder / "native.dcm")
     assert path.stat().st_size < 1000
@@ -217,7 +225,9 @@ def jpeg_2000_bomb(folder: Path, **elements: object) -> Path:
     frame = bytearray(imagecodecs.jpeg2k_encode(FILM[:64, :64], codecformat="J2K"))
     frame[8:16] = (20_000).to_bytes(4) * 2  # Xsiz, Ysiz
     frame[24:32] = (20_000).to_bytes(4) * 2  # one tile
-    return write(compressed(data_set(FILM, **elements), bytes(frame[:4096]), JPEG2000Lossless), folder / "j2k.dcm")
+    return write(
+        compressed(data_set(FILM, **elements), bytes(frame[:4094]) + b"\xff\xd9", JPEG2000Lossless), folder / "j2k.dcm"
+    )
 
 
 def rle_bomb(folder: Path) -> Path:

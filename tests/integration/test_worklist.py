@@ -23,7 +23,7 @@ from triage.study import Analysis, Priority
 from triage.tables import metadata, studies
 from triage.worklist import Clock, reading_worklist
 
-LIMIT_MINUTES = 60
+LIMIT_MINUTES = 30
 READING_MINUTES = 10
 
 
@@ -200,8 +200,9 @@ def first_come_first_served(trace: list[Arrival]) -> list[float]:
     return waits
 
 
+# A reading takes 10 minutes: gaps around that make queues in which an unflagged study could starve.
 arrivals_of_a_morning = st.lists(
-    st.builds(Arrival, gap=st.integers(0, 25), flagged=st.booleans(), after=st.just(0)), min_size=1, max_size=25
+    st.builds(Arrival, gap=st.integers(0, 14), flagged=st.booleans(), after=st.just(0)), min_size=5, max_size=30
 )
 
 
