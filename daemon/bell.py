@@ -14,9 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import psycopg
-from sqlalchemy import Engine
 
-from triage.store import JOBS_CHANNEL
+from triage.store import JOBS_CHANNEL, Store
 
 _FOLDER = "bells"
 
@@ -41,8 +40,8 @@ def _socket() -> socket.socket:
 class Ringer:
     """Rings every worker of this machine. Nothing to do on PostgreSQL."""
 
-    def __init__(self, engine: Engine, data_dir: Path) -> None:
-        self._needed = engine.dialect.name == "sqlite"
+    def __init__(self, store: Store, data_dir: Path) -> None:
+        self._needed = store.backend == "sqlite"
         self._folder = _Folder(data_dir)
         self._socket = _socket()
 
@@ -90,16 +89,15 @@ class SocketBell:
 class PostgresBell:
     """What a worker listens to beside PostgreSQL: LISTEN on a connection of its own, made again when it breaks."""
 
-    def __init__(self, engine: Engine) -> None:
-        url = engine.url.set(drivername="postgresql")
-        self._dsn = url.render_as_string(hide_password=False)
+    def __init__(self, store: Store) -> None:
+        self._url = store.libpq_url
         self._connection: psycopg.Connection | None = None
 
     def wait(self, seconds: float) -> bool:
         """Return at a ring (True) or after ``seconds``; at once on a new connection: rings may have been missed."""
         try:
             if self._connection is None:
-                self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=5)
+                self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
                 self._connection.execute(f"LISTEN {JOBS_CHANNEL}")
                 return True
             for _ in self._connection.notifies(timeout=seconds, stop_after=1):
@@ -115,6 +113,6 @@ class PostgresBell:
             self._connection = None
 
 
-def bell(engine: Engine, data_dir: Path) -> SocketBell | PostgresBell:
+def bell(store: Store, data_dir: Path) -> SocketBell | PostgresBell:
     """The bell that goes with the database."""
-    return SocketBell(data_dir) if engine.dialect.name == "sqlite" else PostgresBell(engine)
+    return SocketBell(data_dir) if store.backend == "sqlite" else PostgresBell(store)

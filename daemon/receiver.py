@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
 from daemon.association import AssociationSummary, StoreRequest
 from daemon.bell import Ringer
 from daemon.spool import Spool, part10_header
 from daemon.telemetry import Pseudonym, describe, log
 from triage.intake import Receipt
+from triage.store import DatabaseError
 from triage.study import ReceivedInstance
 
 SUCCESS = 0x0000
@@ -28,7 +27,7 @@ STATUS_OF: tuple[tuple[type[Exception], int, str], ...] = (
     (ContradictionError, 0xA900, "data set does not match SOP class"),
     (UnidentifiableError, 0xC000, "cannot understand"),
     (OSError, 0xA700, "out of resources: disk"),
-    (SQLAlchemyError, 0xA700, "out of resources: database"),
+    (DatabaseError, 0xA700, "out of resources: database"),
     (MemoryError, 0xA700, "out of resources: memory"),
     (Exception, 0xA700, "out of resources: unforeseen"),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -38,9 +39,7 @@ class Settings(BaseSettings):
     dicom_peers: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="who may send: AE@ADDRESS or AE@NETWORK, with commas between, e.g. PACS@10.1.0.0/16"
     )
-    dicom_strict_loopback: bool = Field(
-        default=False, description="hold senders on this machine to the list too"
-    )
+    dicom_strict_loopback: bool = Field(default=False, description="hold senders on this machine to the list too")
     dicom_tls_certificate_file: Path | None = Field(None, description="PEM; set it to speak TLS only")
     dicom_tls_key_file: Path | None = Field(None, description="PEM; needed with the certificate")
     dicom_tls_ca_file: Path | None = Field(None, description="PEM; clients must show a certificate signed by these")
@@ -116,6 +115,11 @@ class Settings(BaseSettings):
     def url(self) -> str:
         """SQLAlchemy URL of the database."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'triage.db'}"
+
+    @property
+    def shown_url(self) -> str:
+        """The same without its password."""
+        return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", self.url)
 
 
 def is_loopback(host: str) -> bool:

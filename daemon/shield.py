@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from daemon import page
 from daemon.telemetry import describe, log
 from triage.errors import ConflictError, StudyNotFoundError
+from triage.store import DatabaseError
 
 BODY_BYTES_MAX = 16 * 1024
 _RETRY_SECONDS = 5
@@ -40,7 +40,7 @@ _HEADERS = {
 def explain_failures(app: FastAPI) -> None:
     app.add_exception_handler(StudyNotFoundError, _not_found)
     app.add_exception_handler(ConflictError, _conflict)
-    app.add_exception_handler(SQLAlchemyError, _database_down)
+    app.add_exception_handler(DatabaseError, _database_down)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _refused)
 

@@ -25,7 +25,6 @@ from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from daemon import page
@@ -35,6 +34,7 @@ from triage.errors import ConflictError, StudyNotFoundError, TriageError
 from triage.policy import Policy
 from triage.queue import Queue
 from triage.reading import Reading
+from triage.store import DatabaseError
 from triage.study import WorklistEntry
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -172,7 +172,7 @@ class _Api:
         state = _state(self._ready)
         try:
             state["jobs"] = self._queue.depth()
-        except SQLAlchemyError:
+        except DatabaseError:
             state |= {"ready": False, "missing": state["missing"] or ["The database does not answer."]}
         if not state["ready"]:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE

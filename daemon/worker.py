@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from daemon.bell import PostgresBell, SocketBell
 from daemon.decoder import Decoder, Look
 from daemon.film import look_at
@@ -24,6 +22,7 @@ from triage.errors import LostLeaseError, Reason
 from triage.jobs import PASSING, Job, RetryRule
 from triage.policy import Policy, judge
 from triage.queue import Queue
+from triage.store import DatabaseError
 from triage.study import Finding, Priority
 
 # A worker looks for itself this often: for retries that have become due, and should a ring have been lost.
@@ -58,7 +57,7 @@ class Worker:
         while not stop.is_set():
             try:
                 busy = self.work_once()
-            except SQLAlchemyError as error:
+            except DatabaseError as error:
                 log().error("database_unavailable", **describe(error))
                 stop.wait(_DATABASE_PAUSE_SECONDS)
                 continue
@@ -114,7 +113,7 @@ class Worker:
                 self.queue.heartbeat(job, self.times.lease_seconds)
             except LostLeaseError:
                 return
-            except SQLAlchemyError as error:
+            except DatabaseError as error:
                 log().warning("heartbeat_missed", **describe(error))
 
     def _log(self, job: Job, finding: Finding, look: Look | None, priority: Priority | None, seconds: float) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from absent import missing
 from sqlalchemy import Engine, text
 
+from absent import missing
 from triage import schema
 from triage.store import open_engine
 

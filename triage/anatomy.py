@@ -52,14 +52,14 @@ def child(rng: Generator) -> Child:
         rib_step=step,
         rib_drop=rng.uniform(0.5, 0.72),
         rib_thickness=rng.uniform(0.036, 0.044),
-        dome=step * rng.uniform(8.4, 9.4),
+        dome=step * rng.uniform(8.7, 9.5),
         heart_width=rng.uniform(0.40, 0.62),
         heart_shift=rng.uniform(-0.02, 0.04),
         thymus=max(0.0, rng.uniform(-0.05, 0.08)),
         depth=rng.uniform(1.2, 1.45),
         fat=rng.uniform(0.10, 0.2),
         arms_raised=rng.uniform(0.2, 1.0),
-        bone=rng.uniform(0.85, 1.2),
+        bone=rng.uniform(1.0, 1.4),
     )
 
 

@@ -57,7 +57,7 @@ def beside_mediastinum(anatomy: Child) -> Layer:
     inside = np.minimum(
         _border(heights, left) + anatomy.heart_shift - X, _border(heights, right) - anatomy.heart_shift + X
     )
-    return 1 - np.clip(np.maximum(inside, 0) / 0.14, 0, 0.95).astype(np.float32) ** 0.5
+    return 1 - 0.88 * np.clip(np.maximum(inside, 0) / 0.14, 0, 1).astype(np.float32) ** 0.5
 
 
 def _border(heights: tuple[float, ...], widths: tuple[float, ...]) -> Layer:

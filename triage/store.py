@@ -28,6 +28,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
 from triage import policy as rules
 from triage.errors import Reason, StudyNotFoundError
@@ -43,6 +44,8 @@ from triage.study import (
 from triage.tables import UtcDateTime, findings, instances, jobs, studies
 from triage.worklist import CLOCKS
 
+# What callers catch when the database does not do as asked; they need not know the library.
+DatabaseError = SQLAlchemyError
 JOBS_CHANNEL = "triage_jobs"
 OPEN_JOBS = (JobState.QUEUED, JobState.LEASED)
 
@@ -85,6 +88,16 @@ class Store:
         self.engine = engine
         self._reading = engine.execution_options(reads_only=True)
         self.clock = CLOCKS[engine.dialect.name]
+
+    @property
+    def backend(self) -> str:
+        """ "sqlite" or "postgresql"."""
+        return self.engine.dialect.name
+
+    @property
+    def libpq_url(self) -> str:
+        """With its password, for a PostgreSQL connection of one's own."""
+        return self.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     def writing(self) -> AbstractContextManager[Connection]:
         """Commit at the end unless the block raises."""

@@ -82,6 +82,8 @@ class Daemon:
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         """Run one command of the command line; its output is added to a file named like it."""
+        if command[0] in self.processes:
+            self.processes[command[0]].wait(30)
         with self.log_path(command[0]).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "daemon.cli", *command],

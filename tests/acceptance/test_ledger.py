@@ -105,7 +105,6 @@ def kill_at_random(daemon: Daemon, busy: Callable[[], bool], seed: int, seconds:
         if name == "work" and not _has_worked(daemon):
             continue  # it would never get past loading the network
         daemon.kill(name)
-        daemon.processes[name].wait()
         daemon.start(name, *COMMANDS[name])
         deaths[name] += 1
         if name == "receive":

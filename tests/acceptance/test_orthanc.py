@@ -12,8 +12,9 @@ from pathlib import Path
 import chests
 import httpx
 import pytest
-from absent import missing
 from running import Daemon, free_port, wait_for
+
+from absent import missing
 
 FORWARD = """
 function OnStableStudy(study, tags, metadata)

@@ -15,9 +15,9 @@ from triage.store import Store, open_engine
 
 
 def test_a_waiting_worker_wakes_at_once(engine: Engine, tmp_path: Path) -> None:
-    listening = bell(engine, tmp_path)
+    listening = bell(Store(engine), tmp_path)
     listening.wait(0.0)  # PostgreSQL's first wait starts to listen
-    ringer = Ringer(engine, tmp_path)
+    ringer = Ringer(Store(engine), tmp_path)
 
     def receive() -> None:
         Intake(Store(engine), POLICY).receive(received(1))
@@ -33,9 +33,9 @@ def test_a_waiting_worker_wakes_at_once(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_a_ring_before_the_wait_is_not_lost(engine: Engine, tmp_path: Path) -> None:
-    listening = bell(engine, tmp_path)
+    listening = bell(Store(engine), tmp_path)
     listening.wait(0.0)
-    ringer = Ringer(engine, tmp_path)
+    ringer = Ringer(Store(engine), tmp_path)
     Intake(Store(engine), POLICY).receive(received(1))
     ringer.ring()
     assert listening.wait(5.0)
@@ -45,7 +45,7 @@ def test_a_ring_before_the_wait_is_not_lost(engine: Engine, tmp_path: Path) -> N
 
 def test_nobody_rings_for_a_duplicate(engine: Engine, tmp_path: Path) -> None:
     Intake(Store(engine), POLICY).receive(received(1))
-    listening = bell(engine, tmp_path)
+    listening = bell(Store(engine), tmp_path)
     listening.wait(0.0)
     Intake(Store(engine), POLICY).receive(received(1))
     assert not listening.wait(0.3)
@@ -56,9 +56,9 @@ def test_many_rings_never_block_and_the_bell_of_a_dead_worker_is_taken_down(sqli
     engine = open_engine(sqlite_url)
     deep = tmp_path / ("d" * 100)  # longer than a socket's path may be
     (deep / "bells").mkdir(parents=True)
-    listening = bell(engine, deep)
+    listening = bell(Store(engine), deep)
     (deep / "bells" / "999999").touch()
-    ringer = Ringer(engine, deep)
+    ringer = Ringer(Store(engine), deep)
     for _ in range(2000):
         ringer.ring()
     assert not (deep / "bells" / "999999").exists()
@@ -70,7 +70,7 @@ def test_many_rings_never_block_and_the_bell_of_a_dead_worker_is_taken_down(sqli
 
 def test_a_worker_listens_again_after_its_connection_was_cut(postgresql_url: str) -> None:
     engine = open_engine(postgresql_url)
-    listening = PostgresBell(engine)
+    listening = PostgresBell(Store(engine))
     listening.wait(0.0)
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
     with engine.begin() as connection:

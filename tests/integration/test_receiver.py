@@ -34,7 +34,7 @@ def spool(tmp_path: Path) -> Spool:
 @pytest.fixture
 def receiver(engine: Engine, spool: Spool) -> Iterator[Receiver]:
     arrivals = Arrivals(spool=spool, intake=Intake(Store(engine), POLICY))
-    ringer = Ringer(engine, spool.root)
+    ringer = Ringer(Store(engine), spool.root)
     yield Receiver(spool=spool, arrivals=arrivals, ringer=ringer, pseudonym=Pseudonym(spool.root))
     ringer.close()
 

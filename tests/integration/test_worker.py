@@ -205,12 +205,12 @@ def test_a_lease_is_kept_alive_while_the_work_goes_on(bench: Bench) -> None:
 
 def test_a_running_worker_takes_a_new_film_at_once_and_stops_when_asked(bench: Bench) -> None:
     stop = threading.Event()
-    listening = bell(bench.store.engine, bench.spool.root)
+    listening = bell(bench.store, bench.spool.root)
     running = threading.Thread(target=bench.worker.run, args=(stop, listening))
     running.start()
     time.sleep(0.3)
     bench.film()
-    ringer = Ringer(bench.store.engine, bench.spool.root)
+    ringer = Ringer(bench.store, bench.spool.root)
     ringer.ring()
     deadline = time.monotonic() + 60
     while bench.entry().analysis == "pending" and time.monotonic() < deadline:

@@ -1,0 +1,182 @@
+"""The composition root: builds the objects from the settings and hands them to each other. Nothing else does.
+
+Heavy imports stand inside the functions that need them: only the worker and the commands that score films load torch.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from daemon import telemetry
+from daemon.settings import Settings, read_settings, split_peer
+from daemon.telemetry import log
+from triage.errors import CardMismatchError, TriageError
+from triage.jobs import RetryRule
+from triage.policy import Policy
+
+if TYPE_CHECKING:
+    from daemon.arrival import Arrivals
+    from daemon.association import Listener
+    from daemon.bell import Ringer
+    from daemon.spool import Spool
+    from triage.classifier import Classifier
+    from triage.queue import Queue
+    from triage.reading import Reading
+    from triage.store import Store
+
+# A job that nobody has taken for so long means that no worker runs, or that all are far behind.
+WORKER_ABSENT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class House:
+    """The objects that processes share, built when first asked for. Raise TriageError where a person must mend it."""
+
+    settings: Settings
+    policy: Policy
+
+    @cached_property
+    def spool(self) -> Spool:
+        from daemon.spool import Spool
+
+        spool = Spool(self.settings.data_dir)
+        try:
+            spool.prepare()
+        except OSError as error:
+            raise TriageError(f"data_dir {self.settings.data_dir}: {error.strerror}") from error
+        return spool
+
+    @cached_property
+    def store(self) -> Store:
+        from triage import schema
+        from triage.store import DatabaseError, Store, open_engine
+
+        self.spool  # noqa: B018 - SQLite's folder has to be there
+        try:
+            engine = open_engine(self.settings.url)
+            schema.upgrade(engine)
+        except DatabaseError as error:
+            raise TriageError(f"database_url: cannot open the database ({type(error).__name__})") from error
+        return Store(engine)
+
+    @cached_property
+    def queue(self) -> Queue:
+        from triage.queue import Queue
+
+        return Queue(self.store, self.policy)
+
+    @cached_property
+    def reading(self) -> Reading:
+        from triage.reading import Reading
+
+        return Reading(self.store)
+
+    @cached_property
+    def arrivals(self) -> Arrivals:
+        from daemon.arrival import Arrivals
+        from triage.intake import Intake
+
+        return Arrivals(spool=self.spool, intake=Intake(self.store, self.policy))
+
+    @cached_property
+    def ringer(self) -> Ringer:
+        from daemon.bell import Ringer
+
+        return Ringer(self.store, self.settings.data_dir)
+
+    @cached_property
+    def pseudonym(self) -> telemetry.Pseudonym:
+        return telemetry.Pseudonym(self.spool.root)
+
+    @property
+    def rule(self) -> RetryRule:
+        return RetryRule(attempts_max=self.settings.attempts_max, delay_seconds=self.settings.retry_seconds)
+
+
+def open_house(process: str) -> House:
+    """Read the settings and set up logging: the first thing each process does."""
+    settings, policy = read_settings()
+    telemetry.configure(settings.log_format, settings.log_level, process)
+    return House(settings, policy)
+
+
+def build_listener(house: House) -> Listener:
+    from daemon.association import Listener, Peer
+    from daemon.guard import ListenerLimits
+    from daemon.receiver import Receiver, Watermark, log_association
+
+    settings = house.settings
+    receiver = Receiver(spool=house.spool, arrivals=house.arrivals, ringer=house.ringer, pseudonym=house.pseudonym)
+    limits = ListenerLimits(
+        pdu_seconds=settings.dicom_pdu_seconds,
+        idle_seconds=settings.dicom_idle_seconds,
+        acse_seconds=settings.dicom_acse_seconds,
+        instance_bytes_max=settings.dicom_instance_mib_max * 2**20,
+        connections_max=settings.dicom_connections_max,
+        connections_per_address_max=settings.dicom_connections_per_address_max,
+    )
+    peers = tuple(Peer(ae_title=name, network=network) for name, network in map(split_peer, settings.dicom_peers))
+    return Listener(
+        ae_title=settings.dicom_ae_title,
+        host=settings.dicom_host,
+        port=settings.dicom_port,
+        limits=limits,
+        peers=peers,
+        strict_loopback=settings.dicom_strict_loopback,
+        tls=build_tls(settings),
+        on_store=receiver.store,
+        on_association_end=log_association,
+        refuse=Watermark(house.spool, settings.disk_free_mib_min),
+    )
+
+
+def build_tls(settings: Settings) -> ssl.SSLContext | None:
+    """TLS 1.2 or newer (PS3.15 B.12); with a CA file, clients must show a certificate."""
+    if settings.dicom_tls_certificate_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.dicom_tls_certificate_file, settings.dicom_tls_key_file)
+        if settings.dicom_tls_ca_file is not None:
+            context.load_verify_locations(settings.dicom_tls_ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise TriageError(f"dicom_tls_*_file: {error.strerror or type(error).__name__}") from error
+    return context
+
+
+def load(settings: Settings) -> Classifier:
+    """Raise CardMismatchError."""
+    from triage.classifier import found_device, load_classifier, set_threads
+
+    set_threads(settings.torch_threads or max(1, (os.cpu_count() or 1) - 1))
+    return load_classifier(settings.weights_card, found_device(settings.device))
+
+
+def load_or_none(settings: Settings) -> Classifier | None:
+    """Without a network the worker goes on: studies then say that they were not analysed, and keep their place."""
+    try:
+        classifier = load(settings)
+    except CardMismatchError as error:
+        print(f"triage: {error}", file=sys.stderr)  # noqa: T201 - in words, for whoever has to mend it
+        log().error("model_unavailable", error=type(error).__name__)
+        return None
+    log().info("model_loaded", weights=classifier.card.sha256[:12], device=str(classifier.device))
+    return classifier
+
+
+def readiness(house: House) -> dict[str, object]:
+    """Whether films are taken in and looked at; each sentence in ``missing`` stands on the page."""
+    missing = []
+    waiting = house.queue.oldest_due_seconds()
+    if waiting > WORKER_ABSENT_SECONDS:
+        missing.append("No worker looks at the films: the order is first come, first served.")
+    if house.spool.free_mib() < house.settings.disk_free_mib_min:
+        missing.append("The disk is nearly full: no new studies are received.")
+    return {"ready": not missing, "missing": missing, "oldest_job_seconds": waiting}
