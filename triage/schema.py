@@ -33,21 +33,28 @@ def create_all(connection: Connection) -> None:
 
 def upgrade(engine: Engine) -> None:
     """Run what is missing in one transaction; two processes take turns. Raise TriageError if the database is newer."""
+    with engine.execution_options(reads_only=True).begin() as connection:
+        if _is_current(connection):
+            return  # the usual case takes no lock
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        current, known = versions(connection)
-        if current is not None and current not in known:
-            raise TriageError(f"the database has schema {current}, this version knows up to {known[0]}: upgrade triage")
-        if current == known[0]:
+        if _is_current(connection):
             return
         # The view is code, not data: dropped before the tables change, made anew after.
         connection.execute(text("DROP VIEW IF EXISTS reading_worklist"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         create_view(connection)
+
+
+def _is_current(connection: Connection) -> bool:
+    current, known = versions(connection)
+    if current is not None and current not in known:
+        raise TriageError(f"the database has schema {current}, this version knows up to {known[0]}: upgrade triage")
+    return current == known[0]
 
 
 def versions(connection: Connection) -> tuple[str | None, list[str]]:
