@@ -82,13 +82,13 @@ def read_arguments(arguments: Sequence[str] | None) -> Any:  # noqa: ANN401 - ar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit 1 if nothing could be prepared, or if nobody says go."""
+    """Exit 1 if nobody says go."""
     given = read_arguments(arguments)
     films = morning_from(given.films, given.count, given.seed) if given.films else None
     morning = synthetic_morning(given.count, given.seed) if films is None else films
     prepared = list(prepare(morning, given.outbox, given.seed))
     say(prepared=len(prepared))
-    if not prepared or not sys.stdin.readline():
+    if prepared and not sys.stdin.readline():
         return 1
     send_all(prepared, port=given.port, called_ae=given.called_ae, pause_seconds=given.pause_seconds)
     return 0

@@ -25,6 +25,7 @@ X = (LEFT + np.arange(WIDTH, dtype=np.float32) / UNIT_PX)[None, :]
 Y = (TOP + np.arange(HEIGHT, dtype=np.float32) / UNIT_PX)[:, None]
 RIB_WIDTHS = (0.43, 0.64, 0.76, 0.83, 0.88, 0.92, 0.95, 0.975, 1.0, 1.01, 0.99, 0.80)
 RIB_ENDS = (2.35, 2.45, 2.5, 2.5, 2.45, 2.4, 2.3, 2.15, 2.0, 1.85, 1.55, 1.1)  # radians round from the spine
+UPPER_RIBS, FLOATING_RIBS = 5, 10  # the first so many; from this one on
 WIDE_BLUR_PX = 24
 RIB_STEP = 0.128
 
@@ -132,13 +133,13 @@ def ribs(anatomy: Child, rng: Generator) -> Layer:
             t = np.linspace(0.07, end, 90)
             wobble = rng.normal(0, 0.006, 2)
             x = width * np.sin(t) * (1 + wobble[0])
-            rise = (0.05 + 0.05 * (level < 5)) * np.sin(np.minimum(t, np.pi / 2) * 2)
+            rise = (0.05 + 0.05 * (level < UPPER_RIBS)) * np.sin(np.minimum(t, np.pi / 2) * 2)
             y = rib_origin(anatomy, level) + wobble[1] + rib_drop(anatomy, level) * (1 - np.cos(t)) / 2 - rise
             depth = -0.62 * width * np.cos(t)
             speed = np.hypot(np.gradient(x), np.gradient(y))
             edge_on = np.clip(np.hypot(speed, np.gradient(depth)) / speed, 1, 3.2)
             front = np.clip((t - 1.3) / 0.9, 0, 1)
-            radius = anatomy.rib_thickness * (1 + 0.25 * front) * (0.8 if level > 9 else 1)
+            radius = anatomy.rib_thickness * (1 + 0.25 * front) * (0.8 if level >= FLOATING_RIBS else 1)
             fade = np.clip((end - t) / 0.12, 0.25, 1)
             tube(layer, np.stack([side * x, y], 1), radius, 2.6 * edge_on * (1 - 0.4 * front) * fade)
     return layer * anatomy.bone
@@ -150,7 +151,7 @@ def rib_origin(anatomy: Child, level: int) -> float:
 
 def rib_drop(anatomy: Child, level: int) -> float:
     """How much lower the front of a rib lies than its back, were it closed; the upper ones are steadier."""
-    return anatomy.rib_drop * (0.4 + 0.12 * min(level, 5))
+    return anatomy.rib_drop * (0.4 + 0.12 * min(level, UPPER_RIBS))
 
 
 def cage_width(anatomy: Child) -> Layer:

@@ -19,16 +19,16 @@ LOBES = {
 
 
 def consolidation(tissue: Layer, air: Layer, rng: Generator) -> Layer:
-    """Fill one lobe or two, leaving the bronchi open, dark branches in white; some streaks elsewhere."""
+    """Fill two or three lobes, leaving the bronchi open, dark branches in white; some streaks elsewhere."""
     filled = np.zeros((HEIGHT, WIDTH), np.float32)
-    for name in rng.choice(list(LOBES), size=int(rng.integers(1, 3)), replace=False):
+    for name in rng.choice(list(LOBES), size=int(rng.choice((2, 2, 3))), replace=False):
         filled = np.maximum(filled, _lobe(LOBES[name], rng))
     haze = blurred(filled, 0.14) * 0.45
     filled = np.maximum(filled, haze) * np.clip(0.9 + 0.12 * clouds(rng, 0.12, 3), 0.3, 1)
     open_bronchi = _strands(rng, 0.011, 5) * filled
     filled = np.clip(filled - 0.4 * open_bronchi, 0, 1)
     lobar = tissue + filled * np.maximum(air * 0.95 - tissue, 0)
-    return interstitial(lobar, air, rng, strength=rng.uniform(0.2, 0.5))
+    return interstitial(lobar, air, rng, strength=rng.uniform(0.35, 0.7))
 
 
 def _lobe(place: tuple[float, float, float, float], rng: Generator) -> Layer:
@@ -45,8 +45,8 @@ def interstitial(tissue: Layer, air: Layer, rng: Generator, strength: float = 1.
     middle = sum(np.exp(-(((X - x) / 0.42) ** 2) - ((Y - y - 0.15) / 0.5) ** 2) for x, y in HILA.values())
     streaks = blurred(_strands(rng, 0.021, 12), 0.004)
     patches = np.clip(0.5 + 0.5 * clouds(rng, 0.16, 4), 0, 1.3)
-    share = rng.uniform(0.75, 1.2) * (0.30 * middle + 0.14) * patches + 0.30 * middle * streaks
-    return np.asarray(tissue + strength * np.clip(share, 0, 0.65) * np.maximum(air - tissue, 0), np.float32)
+    share = rng.uniform(0.75, 1.2) * (0.36 * middle + 0.18) * patches + 0.30 * middle * streaks
+    return np.asarray(tissue + strength * np.clip(share, 0, 0.7) * np.maximum(air - tissue, 0), np.float32)
 
 
 def _strands(rng: Generator, radius: float, count: int) -> Layer:

@@ -64,7 +64,7 @@ def exposed(weakening: Layer, rng: Generator) -> Layer:
     grain = rng.standard_normal(film.shape, np.float32) * np.exp(film * 0.8) * np.float32(rng.uniform(0.003, 0.007))
     film = film + blurred(grain, 0.7 / UNIT_PX)
     film = sharpened(film, rng)
-    low, high = rng.uniform(0.22, 0.36), np.percentile(film[::4, ::4], 98.0) * rng.uniform(0.9, 1.04)
+    low, high = rng.uniform(0.22, 0.36), np.percentile(film[::4, ::4], 96.0) * rng.uniform(0.9, 1.02)
     film = np.clip((film - low) / (high - low), 0, 1) ** rng.uniform(0.7, 1.0)
     film = film * rng.uniform(0.9, 1.0)
     return np.asarray(marked(collimated(film, rng), rng), np.float32)
@@ -74,7 +74,7 @@ def sharpened(film: Layer, rng: Generator) -> Layer:
     """Lift fine and middle detail, as the software of every CR reader does."""
     fine = film - blurred(film, 0.03)
     middle = film - blurred(film, 0.1)
-    return film + rng.uniform(0.6, 1.3) * fine + rng.uniform(0.6, 1.2) * middle
+    return film + rng.uniform(0.6, 1.2) * fine + rng.uniform(0.6, 1.1) * middle
 
 
 def collimated(film: Layer, rng: Generator) -> Layer:

@@ -30,7 +30,7 @@ from triage.errors import TriageError
 from triage.evaluation import metrics
 from triage.films import NORMAL, labelled_films
 from triage.filmset import Films, load_films, split
-from triage.imagenet import start_network
+from triage.imagenet import default_start_weights, start_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,8 +62,8 @@ SOURCE = {
 class Recipe:
     """Everything a run depends on besides the films. Kept in the card."""
 
-    epochs: int = 10
-    small_share: float = 0.7  # of the epochs, at first, are of small films: they take a third of the time
+    epochs: int = 9
+    small_share: float = 0.89  # of the epochs, at first, are of small films: they take a third of the time
     small_px: int = 160
     batch: int = 48
     peak_rate: float = 1e-3
@@ -111,7 +111,9 @@ def train(
     network = fit(run, training, validation, checkpoint, progress)
     weights = safetensors_bytes({name: tensor.half().contiguous() for name, tensor in stored_tensors(network).items()})
     progress("calibrating on shifted copies of the validation films")
-    card = calibrated(draft_card(weights, recipe, training, validation, date), weights, validation)
+    draft = draft_card(weights, recipe, training, validation, date)
+    draft.training["start_weights"] = (start_weights or default_start_weights()).name
+    card = calibrated(draft, weights, validation)
     write_weights(weights, out / f"{STEM}.safetensors")
     write_card(card, out / f"{STEM}.json")
     checkpoint.unlink()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
-from pynetdicom import AE
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from sqlalchemy import text
 
 from triage.store import open_engine
@@ -53,6 +54,27 @@ def wait_for(ask: Callable[[], T], seconds: float = 60.0, pause: float = 0.05) -
     raise TimeoutError(f"{getattr(ask, '__name__', ask)} stayed false for {seconds} s")
 
 
+@contextmanager
+def associated(port: int, contexts: Iterable[tuple[str, str]], seconds: float = 60) -> Iterator[Association]:
+    """An association with these (abstract, transfer) syntaxes; established or not."""
+    ae = AE("PACS")
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = seconds
+    for pair in contexts:
+        ae.add_requested_context(*pair)
+    connections: list[socket.socket] = []
+    opened = (evt.EVT_CONN_OPEN, lambda event: connections.append(event.assoc.dul.socket.socket))
+    association = ae.associate("127.0.0.1", port, ae_title="TRIAGE", evt_handlers=[opened])
+    try:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+        if association.is_alive():
+            association.join(10)
+        for connection in filter(None, connections):  # pynetdicom leaves it open when the peer went first
+            connection.close()
+
+
 @dataclass
 class Daemon:
     """One data folder and the commands that run on it. Settings by name in lower case, over `QUICK`."""
@@ -60,6 +82,7 @@ class Daemon:
     home: Path
     settings: dict[str, object] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    orphans: list[psutil.Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -116,19 +139,12 @@ class Daemon:
 
     def echo(self) -> bool:
         """Whether the receiver answers C-ECHO."""
-        ae = AE("TEST")
-        ae.add_requested_context(VERIFICATION)
-        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5
         try:
-            probe = socket.create_connection(("127.0.0.1", self.dicom_port), 1)
+            socket.create_connection(("127.0.0.1", self.dicom_port), 1).close()
         except OSError:
             return False
-        probe.close()
-        association = ae.associate("127.0.0.1", self.dicom_port, ae_title="TRIAGE")
-        answered = association.is_established and association.send_c_echo().get("Status") == 0
-        if association.is_established:
-            association.release()
-        return bool(answered)
+        with associated(self.dicom_port, [(VERIFICATION, "1.2.840.10008.1.2")], seconds=5) as association:
+            return association.is_established and association.send_c_echo().get("Status") == 0
 
     def child(self, command: str) -> psutil.Process:
         """The running process of one command ("receive", "work", ...), wherever it was started from."""
@@ -153,6 +169,7 @@ class Daemon:
     def kill(self, command: str) -> int:
         """kill -9, now. The process id that it had."""
         process = self.child(command)
+        self.orphans += process.children(recursive=True)
         process.kill()
         with suppress(psutil.Error):
             wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 10)
@@ -175,7 +192,7 @@ class Daemon:
         for process in self.processes.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(30)
-        for each in family:
+        for each in family + self.orphans:
             with suppress(psutil.Error):
                 each.kill()
         for process in self.processes.values():

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
+import running
 from pydicom import Dataset
-from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
@@ -40,16 +40,9 @@ def _peer(*command: str | Path) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def associated(daemon: Daemon, *datasets: Dataset) -> Iterator[Association]:
     """An association that can carry these, each in its own syntax; established or not."""
-    ae = AE("PACS")
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
-    for pair in sorted({(each.SOPClassUID, each.file_meta.TransferSyntaxUID) for each in datasets}):
-        ae.add_requested_context(*pair)
-    association = ae.associate("127.0.0.1", daemon.dicom_port, ae_title="TRIAGE")
-    try:
+    pairs = sorted({(each.SOPClassUID, each.file_meta.TransferSyntaxUID) for each in datasets})
+    with running.associated(daemon.dicom_port, pairs) as association:
         yield association
-    finally:
-        if association.is_established:
-            association.release()
 
 
 def send(daemon: Daemon, *datasets: Dataset) -> list[int | None]:

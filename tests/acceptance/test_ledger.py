@@ -78,7 +78,7 @@ class Watch:
             self.looks += 1
 
     @contextmanager
-    def ing(self) -> Iterator[None]:
+    def looking(self) -> Iterator[None]:
         done = threading.Event()
 
         def keep_looking() -> None:
@@ -133,7 +133,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(
         daemon.start(name, *options)
     daemon.wait_until_up()
     watch = Watch(daemon)
-    with senders(daemon, made, tmp_path) as sending, watch.ing():
+    with senders(daemon, made, tmp_path) as sending, watch.looking():
         deaths = kill_at_random(daemon, lambda: any(each.poll() is None for each in sending), seed=20260105)
         wait_for(lambda: all(each.poll() is not None for each in sending), 60)
         daemon.kill("receive")
@@ -150,7 +150,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(
 
 
 def assert_nothing_lost(daemon: Daemon, acknowledged: list[str], made: list[chests.Film]) -> None:
-    held = {sop: study for sop, study in daemon.rows("SELECT sop_instance_uid, study_instance_uid FROM instances")}
+    held = dict(daemon.rows("SELECT sop_instance_uid, study_instance_uid FROM instances"))
     assert set(acknowledged) <= held.keys()
     assert held == {film.sop: film.study for film in made}
     assert {entry["study_instance_uid"] for entry in daemon.worklist()} == set(held.values())

@@ -72,6 +72,7 @@ def test_training_gives_weights_and_a_card_that_load_and_can_be_evaluated(invent
     classifier = load_classifier(tmp_path / "out" / "pneumonia.json")
     assert classifier.card == card
     assert card.training["seed"] == RECIPE.seed
+    assert card.training["start_weights"] == "efficientnet-lite0-57934424.pth"
     patients = [card.data[side]["patients"] for side in ("training", "validation")]
     assert sum(patients) == 28
     found = evaluate(invented, classifier)

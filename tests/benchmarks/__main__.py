@@ -1,0 +1,25 @@
+"""Measurements, by name or all: ``python -m tests.benchmarks [latency]``. Figures go to build/bench.json."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.benchmarks import latency
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MEASUREMENTS = {"latency": latency.measure}
+
+
+def main(names: list[str]) -> int:
+    """Exit 1 if a goal was missed, 2 if a name is unknown."""
+    unknown = [name for name in names if name not in MEASUREMENTS]
+    if unknown:
+        print(f"no such measurement: {', '.join(unknown)}; there are: {', '.join(MEASUREMENTS)}", file=sys.stderr)  # noqa: T201
+        return 2
+    met = [MEASUREMENTS[name](ROOT / "build" / "bench.json") for name in names or MEASUREMENTS]
+    return 0 if all(met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
