@@ -233,7 +233,8 @@ def evaluate(
 def train(
     films: Annotated[Path, typer.Option(help="Folder with NORMAL and PNEUMONIA.")],
     out: Annotated[Path, typer.Option(help="Folder for weights and card.")],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training films.")] = 8,
+    held_out: Annotated[Path | None, typer.Option(help="Films whose patients must not be trained on.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training films.")] = 9,
     seed: Annotated[int, typer.Option(help="Of split, start and augmentation.")] = 1,
 ) -> None:
     """Train the network on labelled films; writes weights and their card."""
@@ -246,6 +247,7 @@ def train(
         out,
         date=today,
         recipe=Recipe(epochs=epochs, seed=seed),
+        held_out=held_out,
         progress=lambda text: typer.echo(text, err=True),
     )
 
