@@ -13,10 +13,10 @@ from pydicom.filereader import read_file_meta_info
 
 from daemon.spool import Spool, StoredFile
 from triage.errors import NotAnalysed, Reason
-from triage.header import parse_header
-from triage.intake import Intake, Receipt
 from triage.policy import ANALYSED_SOP_CLASSES
+from triage.records.intake import Intake, Receipt
 from triage.study import Header, ReceivedInstance
+from triage.vision.header import parse_header
 
 _UID = re.compile(r"[0-9.]{1,64}")
 

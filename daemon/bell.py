@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 
-from triage.store import JOBS_CHANNEL, Store
+from triage.records.store import JOBS_CHANNEL, Store
 
 _FOLDER = "bells"
 

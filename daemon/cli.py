@@ -132,7 +132,7 @@ def web() -> None:
     house = open_house("web")
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
-    from daemon.web import build_app, serve
+    from daemon.web.server import build_app, serve
 
     settings = house.settings
     hosts = (settings.http_host, *settings.http_allowed_hosts)
@@ -219,7 +219,7 @@ def evaluate(
     directory: Annotated[Path, typer.Argument(help="Folder with NORMAL and PNEUMONIA.")], *, as_json: AsJson = False
 ) -> None:
     """Measure the network on labelled films."""
-    from triage.evaluation import evaluate as measure
+    from triage.learning.evaluation import evaluate as measure
 
     figures = measure(directory, load(read_settings()[0]))
     if as_json:
@@ -238,8 +238,8 @@ def train(
     seed: Annotated[int, typer.Option(help="Of split, start and augmentation.")] = 1,
 ) -> None:
     """Train the network on labelled films; writes weights and their card."""
-    from triage.training import Recipe
-    from triage.training import train as fit
+    from triage.learning.training import Recipe
+    from triage.learning.training import train as fit
 
     today = datetime.now(UTC).date().isoformat()
     fit(
@@ -260,7 +260,7 @@ def demo(
     count: Annotated[int, typer.Option(min=1, help="At most so many films of the folder.")] = 40,
 ) -> None:
     """Show a morning: studies arrive over DICOM, are analysed, and find their place in the worklist."""
-    from daemon.demo import run_demo
+    from daemon.demo.show import run_demo
 
     current, _ = read_settings()
     raise typer.Exit(run_demo(films, stay, count, current))

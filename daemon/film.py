@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.decoder import Decoder, Look
-from triage.classifier import Classifier
 from triage.errors import NotAnalysed, Reason
 from triage.policy import Policy, gate
 from triage.study import Finding
+from triage.vision.classifier import Classifier
 
 
 def look_at(path: Path, sha256: str, decoder: Decoder, classifier: Classifier, policy: Policy) -> tuple[Finding, Look]:
@@ -30,7 +30,7 @@ def look_at(path: Path, sha256: str, decoder: Decoder, classifier: Classifier, p
 
 
 def score(prepared: NDArray[np.float32], classifier: Classifier) -> Finding:
-    """Of one film (size, size) in [0, 1], as `triage.pixels.prepare` makes it."""
+    """Of one film (size, size) in [0, 1], as `triage.vision.pixels.prepare` makes it."""
     weights = classifier.card.sha256
     try:
         normal, bacterial, viral = (float(p) for p in classifier.score(prepared[None])[0])

@@ -21,13 +21,13 @@ from triage.policy import Policy
 
 if TYPE_CHECKING:
     from daemon.arrival import Arrivals
-    from daemon.association import Listener
     from daemon.bell import Ringer
+    from daemon.dicom.association import Listener
     from daemon.spool import Spool
-    from triage.classifier import Classifier
-    from triage.queue import Queue
-    from triage.reading import Reading
-    from triage.store import Store
+    from triage.records.queue import Queue
+    from triage.records.reading import Reading
+    from triage.records.store import Store
+    from triage.vision.classifier import Classifier
 
 # A job that nobody has taken for so long means that no worker runs, or that all are far behind.
 WORKER_ABSENT_SECONDS = 60.0
@@ -53,8 +53,8 @@ class House:
 
     @cached_property
     def store(self) -> Store:
-        from triage import schema
-        from triage.store import DatabaseError, Store, open_engine
+        from triage.records import schema
+        from triage.records.store import DatabaseError, Store, open_engine
 
         self.spool  # noqa: B018 - SQLite's folder has to be there
         try:
@@ -66,20 +66,20 @@ class House:
 
     @cached_property
     def queue(self) -> Queue:
-        from triage.queue import Queue
+        from triage.records.queue import Queue
 
         return Queue(self.store, self.policy)
 
     @cached_property
     def reading(self) -> Reading:
-        from triage.reading import Reading
+        from triage.records.reading import Reading
 
         return Reading(self.store)
 
     @cached_property
     def arrivals(self) -> Arrivals:
         from daemon.arrival import Arrivals
-        from triage.intake import Intake
+        from triage.records.intake import Intake
 
         return Arrivals(spool=self.spool, intake=Intake(self.store, self.policy))
 
@@ -106,8 +106,8 @@ def open_house(process: str) -> House:
 
 
 def build_listener(house: House) -> Listener:
-    from daemon.association import Listener, Peer
-    from daemon.guard import ListenerLimits
+    from daemon.dicom.association import Listener, Peer
+    from daemon.dicom.guard import ListenerLimits
     from daemon.receiver import Receiver, Watermark, log_association
 
     settings = house.settings
@@ -153,7 +153,7 @@ def build_tls(settings: Settings) -> ssl.SSLContext | None:
 
 def load(settings: Settings) -> Classifier:
     """Raise CardMismatchError."""
-    from triage.classifier import found_device, load_classifier, set_threads
+    from triage.vision.classifier import found_device, load_classifier, set_threads
 
     set_threads(settings.torch_threads or max(1, (os.cpu_count() or 1) - 1))
     return load_classifier(settings.weights_card, found_device(settings.device))

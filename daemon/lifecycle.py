@@ -7,7 +7,6 @@ starts a dead child again, at once the first time, then with growing pauses; one
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import subprocess
 import sys
@@ -82,9 +81,8 @@ class Supervisor:
         return 0
 
     def _start(self, child: Child, now: float) -> None:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-m", "daemon.cli", *child.arguments]
-        child.process = subprocess.Popen(command, env=environment)  # noqa: S603 - our own commands
+        child.process = subprocess.Popen(command)  # noqa: S603 - our own commands
         child.started = now
         log().info("child_started", child=child.name, restarts=child.restarts)
 

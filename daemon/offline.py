@@ -9,11 +9,11 @@ from typing import Any
 
 from daemon.decoder import Decoder
 from daemon.film import look_at, score
-from triage.classifier import Classifier
 from triage.errors import NotAnalysed, Reason
-from triage.pixels import prepare, read_film
 from triage.policy import Policy, judge
 from triage.study import Finding
+from triage.vision.classifier import Classifier
+from triage.vision.pixels import prepare, read_film
 
 _PREAMBLE_BYTES = 128
 

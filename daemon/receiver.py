@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
-from daemon.association import AssociationSummary, StoreRequest
 from daemon.bell import Ringer
+from daemon.dicom.association import AssociationSummary, StoreRequest
 from daemon.spool import Spool, part10_header
 from daemon.telemetry import Pseudonym, describe, log
-from triage.intake import Receipt
-from triage.store import DatabaseError
+from triage.records.intake import Receipt
+from triage.records.store import DatabaseError
 from triage.study import ReceivedInstance
 
 SUCCESS = 0x0000

@@ -33,9 +33,9 @@ from pydicom import Dataset
 
 from triage.card import Preprocessing
 from triage.errors import NotAnalysed, Reason
-from triage.header import parse_header
-from triage.pixels import prepare, read_dicom, read_pixels
 from triage.study import Header
+from triage.vision.header import parse_header
+from triage.vision.pixels import prepare, read_dicom, read_pixels
 
 # First sign of life of a child: what goes wrong before it is the nursery's fault, after it the file's.
 ALIVE = b"\x01"

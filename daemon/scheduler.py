@@ -13,10 +13,10 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
 from daemon.spool import Spool
 from daemon.telemetry import describe, log
-from triage.intake import known_hashes
 from triage.jobs import RetryRule
-from triage.queue import Queue
-from triage.store import Store
+from triage.records.intake import known_hashes
+from triage.records.queue import Queue
+from triage.records.store import Store
 
 # A file may be on disk a moment before its row is committed; after this it is an orphan.
 _ORPHAN_SECONDS = 600.0

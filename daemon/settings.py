@@ -180,6 +180,11 @@ def _words(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
+def environment_without_settings() -> dict[str, str]:
+    """The environment for a child process that gets settings of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+
+
 def table() -> list[tuple[str, str, str, str]]:
     """(environment name, type, default, meaning) of every setting, in order: the one table of documentation."""
     rows = []

@@ -17,13 +17,13 @@ from daemon.decoder import Decoder, Look
 from daemon.film import look_at
 from daemon.spool import Spool
 from daemon.telemetry import Pseudonym, describe, log
-from triage.classifier import Classifier
 from triage.errors import LostLeaseError, Reason
 from triage.jobs import PASSING, Job, RetryRule
 from triage.policy import Policy, judge
-from triage.queue import Queue
-from triage.store import DatabaseError
+from triage.records.queue import Queue
+from triage.records.store import DatabaseError
 from triage.study import Finding, Priority
+from triage.vision.classifier import Classifier
 
 # A worker looks for itself this often: for retries that have become due, and should a ring have been lost.
 LOOK_SECONDS = 1.0

@@ -1,10 +1,10 @@
-"""Alembic's entry. `triage.schema.upgrade` hands over its connection, locked and in one transaction."""
+"""Alembic's entry. `triage.records.schema.upgrade` hands over its connection, locked and in one transaction."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from triage.tables import metadata
+from triage.records.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from absent import missing
-from triage import schema
-from triage.store import open_engine
+from triage.records import schema
+from triage.records.store import open_engine
 
 ROOT = Path(__file__).resolve().parent.parent
 FILMS = ROOT.parent / "shared" / "data"

@@ -21,7 +21,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from sqlalchemy import text
 
-from triage.store import open_engine
+from triage.records.store import open_engine
 
 T = TypeVar("T")
 VERIFICATION = "1.2.840.10008.1.1"

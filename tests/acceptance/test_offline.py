@@ -13,7 +13,7 @@ from PIL import Image
 from running import Daemon
 
 import synthetic
-from triage.phantom import phantom
+from triage.phantom.film import phantom
 
 
 def photograph(path: Path, film: np.ndarray) -> Path:

@@ -29,8 +29,8 @@ from rich.table import Table
 from daemon.settings import read_settings
 from tests import synthetic
 from tests.acceptance.running import Daemon, associated, running, wait_for
-from triage.classifier import Classifier, found_device, load_classifier, set_threads
-from triage.pixels import prepare, read_dicom
+from triage.vision.classifier import Classifier, found_device, load_classifier, set_threads
+from triage.vision.pixels import prepare, read_dicom
 
 FILMS, WARM_UP = 60, 3
 SIDE = 2048

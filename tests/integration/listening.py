@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from daemon.association import AssociationSummary, Listener, ListenerLimits, StoreRequest
+from daemon.dicom.association import AssociationSummary, Listener, ListenerLimits, StoreRequest
 
 VERIFICATION = "1.2.840.10008.1.1"
 CR = "1.2.840.10008.5.1.4.1.1.1"

@@ -38,8 +38,8 @@ from pynetdicom import _config, acse, association, dimse, dul, fsm, timer, trans
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
 
-from daemon.association import AssociationSummary, Outcome, Peer, StoreRequest
-from daemon.negotiation import (
+from daemon.dicom.association import AssociationSummary, Outcome, Peer, StoreRequest
+from daemon.dicom.negotiation import (
     CALLED_AE_UNKNOWN,
     CALLING_AE_UNKNOWN,
     LOCAL_LIMIT_EXCEEDED,

@@ -10,8 +10,8 @@ from sqlalchemy import Engine, text
 
 from daemon.bell import PostgresBell, Ringer, bell
 from making import POLICY, received
-from triage.intake import Intake
-from triage.store import Store, open_engine
+from triage.records.intake import Intake
+from triage.records.store import Store, open_engine
 
 
 def test_a_waiting_worker_wakes_at_once(engine: Engine, tmp_path: Path) -> None:

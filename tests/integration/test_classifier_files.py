@@ -16,8 +16,8 @@ from torch import Tensor
 
 from making import CARD
 from triage.card import write_card
-from triage.classifier import EfficientNetLite0, load_classifier, stored_tensors
 from triage.errors import CardMismatchError
+from triage.vision.classifier import EfficientNetLite0, load_classifier, stored_tensors
 
 Change = Callable[[dict[str, Tensor]], None]
 

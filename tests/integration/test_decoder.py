@@ -23,7 +23,7 @@ from daemon.decoder import Decoder, Gate, Limits, Look
 from synthetic import data_set, film, write
 from triage.card import Preprocessing
 from triage.errors import Reason
-from triage.pixels import prepare, read_film
+from triage.vision.pixels import prepare, read_film
 
 STRETCH = Preprocessing(size_px=224, stretch_percentiles=(0.5, 99.5), mean=0.5, std=0.25)
 ROOT = Path(__file__).resolve().parents[2]

@@ -31,8 +31,8 @@ from absent import missing
 from synthetic import compressed, data_set, film, write
 from triage.card import Preprocessing
 from triage.errors import NotAnalysed, Reason
-from triage.frame import read_geometry, read_samples
-from triage.pixels import prepare, read_film, read_picture
+from triage.vision.frame import read_geometry, read_samples
+from triage.vision.pixels import prepare, read_film, read_picture
 
 STRETCH = Preprocessing(size_px=224, stretch_percentiles=(0.5, 99.5), mean=0.5, std=0.25)
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
@@ -245,7 +245,7 @@ BOMBS: list[tuple[Callable[[Path], Path], Reason]] = [
 
 MEASURE = """
 import resource, sys, pathlib, warnings
-from triage.pixels import read_film
+from triage.vision.pixels import read_film
 from triage.errors import NotAnalysed
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

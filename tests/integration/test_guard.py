@@ -34,9 +34,9 @@ from listening import (
     wait_for,
 )
 
-from daemon.association import Outcome, StoreRequest
-from daemon.guard import GuardedServer
-from daemon.reactor import MonotonicTimer
+from daemon.dicom.association import Outcome, StoreRequest
+from daemon.dicom.guard import GuardedServer
+from daemon.dicom.reactor import MonotonicTimer
 
 pytestmark = pytest.mark.timeout(60)
 MIB = 1024 * 1024

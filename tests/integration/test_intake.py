@@ -12,11 +12,11 @@ from sqlalchemy import Engine, func, select
 
 from making import POLICY, received
 from triage.errors import ConflictError, Reason, StudyNotFoundError
-from triage.intake import Intake, Receipt, known_hashes
-from triage.reading import Reading
-from triage.store import Store
+from triage.records.intake import Intake, Receipt, known_hashes
+from triage.records.reading import Reading
+from triage.records.store import Store
+from triage.records.tables import instances, jobs, policies, studies
 from triage.study import ClinicalPriority
-from triage.tables import instances, jobs, policies, studies
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from listening import (
     wait_for,
 )
 
-from daemon.association import Outcome
+from daemon.dicom.association import Outcome
 
 pytestmark = pytest.mark.timeout(60)
 

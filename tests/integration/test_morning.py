@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from daemon.morning import SYNTAXES, Film, morning_from, prepare, public_films
+from daemon.demo.morning import SYNTAXES, Film, morning_from, prepare, public_films
+from daemon.demo.stage import free_ports
 from daemon.settings import Settings
-from daemon.stage import free_ports
 from triage.errors import TriageError
-from triage.header import parse_header
-from triage.pixels import read_film
 from triage.study import ClinicalPriority
+from triage.vision.header import parse_header
+from triage.vision.pixels import read_film
 
 FILM = np.hypot(*np.mgrid[0:1:130j, 0:1:150j]).astype(np.float32) / 1.5
 

@@ -9,14 +9,14 @@ from sqlalchemy import Engine, func, select, update
 
 from making import CARD, POLICY, finding, received
 from triage.errors import LostLeaseError, Reason
-from triage.intake import Intake
 from triage.jobs import Job, RetryRule
 from triage.policy import judge
-from triage.queue import Queue
-from triage.reading import Reading
-from triage.store import Store
+from triage.records.intake import Intake
+from triage.records.queue import Queue
+from triage.records.reading import Reading
+from triage.records.store import Store
+from triage.records.tables import findings, instances, jobs
 from triage.study import Finding
-from triage.tables import findings, instances, jobs
 
 RULE = RetryRule(attempts_max=2, delay_seconds=0.001)
 

@@ -10,16 +10,16 @@ from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Engine, select, text
 
 from daemon.arrival import Arrivals, ContradictionError
-from daemon.association import StoreRequest
 from daemon.bell import Ringer, SocketBell
+from daemon.dicom.association import StoreRequest
 from daemon.receiver import STATUS_OF, Receiver, Watermark
 from daemon.spool import Spool
 from daemon.telemetry import Pseudonym
 from making import CR, POLICY, data_set, encoded
-from triage.intake import Intake
-from triage.reading import Reading
-from triage.store import Store
-from triage.tables import instances, jobs
+from triage.records.intake import Intake
+from triage.records.reading import Reading
+from triage.records.store import Store
+from triage.records.tables import instances, jobs
 
 SR = "1.2.840.10008.5.1.4.1.1.88.11"
 

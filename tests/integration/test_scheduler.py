@@ -14,12 +14,12 @@ from daemon.arrival import Arrivals
 from daemon.scheduler import Sweeps, run
 from daemon.spool import Spool, part10_header
 from making import CR, POLICY, data_set, encoded, received
-from triage.intake import Intake
 from triage.jobs import RetryRule
-from triage.queue import Queue
-from triage.reading import Reading
-from triage.store import Store
-from triage.tables import instances, jobs
+from triage.records.intake import Intake
+from triage.records.queue import Queue
+from triage.records.reading import Reading
+from triage.records.store import Store
+from triage.records.tables import instances, jobs
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import triage
-from triage.classifier import Classifier, load_classifier
-from triage.evaluation import evaluate
-from triage.films import labelled_films, split_by_patient
+from triage.learning.evaluation import evaluate
+from triage.learning.films import labelled_films, split_by_patient
+from triage.vision.classifier import Classifier, load_classifier
 
 CARD = Path(triage.__file__).parent / "weights" / "pneumonia.json"
 

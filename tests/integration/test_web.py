@@ -19,15 +19,15 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from daemon.shield import BODY_BYTES_MAX
-from daemon.web import build_app, serve
-from triage import schema
+from daemon.web.server import build_app, serve
+from daemon.web.shield import BODY_BYTES_MAX
 from triage.errors import Reason, TriageError
-from triage.intake import Intake
 from triage.policy import Policy, not_analysed
-from triage.queue import Queue
-from triage.reading import Reading
-from triage.store import Store, open_engine
+from triage.records import schema
+from triage.records.intake import Intake
+from triage.records.queue import Queue
+from triage.records.reading import Reading
+from triage.records.store import Store, open_engine
 from triage.study import (
     Analysis,
     ClinicalPriority,

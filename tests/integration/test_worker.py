@@ -24,14 +24,14 @@ from daemon.spool import Spool, part10_header
 from daemon.telemetry import Pseudonym
 from daemon.worker import Times, Worker
 from making import CARD, CR, POLICY, data_set, encoded
-from triage.classifier import Classifier, EfficientNetLite0
 from triage.errors import Reason
-from triage.intake import Intake
 from triage.jobs import RetryRule
-from triage.queue import Queue
-from triage.reading import Reading
-from triage.store import Store
+from triage.records.intake import Intake
+from triage.records.queue import Queue
+from triage.records.reading import Reading
+from triage.records.store import Store
 from triage.study import WorklistEntry
+from triage.vision.classifier import Classifier, EfficientNetLite0
 
 
 @dataclass

@@ -14,13 +14,13 @@ from sqlalchemy import Connection, Engine, insert, select, text, update
 
 from making import CARD, POLICY, finding, received
 from triage.errors import Reason
-from triage.intake import Intake
 from triage.policy import Policy, judge
-from triage.queue import Queue
-from triage.reading import Reading
-from triage.store import Store, open_engine, study_columns
+from triage.records.intake import Intake
+from triage.records.queue import Queue
+from triage.records.reading import Reading
+from triage.records.store import Store, open_engine, study_columns
+from triage.records.tables import metadata, studies
 from triage.study import Analysis, Priority
-from triage.tables import metadata, studies
 from triage.worklist import Clock, reading_worklist
 
 LIMIT_MINUTES = 30

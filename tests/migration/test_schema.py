@@ -9,10 +9,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Engine, inspect, text
 
-from triage import schema
 from triage.errors import TriageError
-from triage.store import open_engine
-from triage.tables import metadata
+from triage.records import schema
+from triage.records.store import open_engine
+from triage.records.tables import metadata
 
 
 def view_text(connection: Connection) -> str:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from triage.card import Card, Population, Preprocessing
-from triage.classifier import (
+from triage.errors import CardMismatchError, NotAnalysed, Reason
+from triage.vision.classifier import (
     ARCHITECTURE,
     CLASSES,
     Classifier,
@@ -18,7 +19,6 @@ from triage.classifier import (
     probabilities,
     stored_tensors,
 )
-from triage.errors import CardMismatchError, NotAnalysed, Reason
 
 SIZE = 64
 CARD = Card(

@@ -18,8 +18,8 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
-from triage.codestream import check_rle, read_codestream
 from triage.errors import NotAnalysed, Reason
+from triage.vision.codestream import check_rle, read_codestream
 
 FILM = np.arange(96 * 80, dtype=np.uint16).reshape(96, 80)
 GREY8 = (FILM >> 5).astype(np.uint8)

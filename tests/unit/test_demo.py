@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from daemon.morning import invented_study, synthetic_morning, truth_of
-from daemon.screen import board, figures
-from daemon.tally import Sent, flagged_of, percentile, reasons, seconds_to_rank, waits
+from daemon.demo.morning import invented_study, synthetic_morning, truth_of
+from daemon.demo.screen import board, figures
+from daemon.demo.tally import Sent, flagged_of, percentile, reasons, seconds_to_rank, waits
 
 
 def sent(number: int, truth: str = "normal", *, stored: bool = True, shows: str = "") -> Sent:

@@ -17,8 +17,8 @@ from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from triage.errors import NotAnalysed, Reason
-from triage.header import HEADER_TAGS, parse_header, read_header
 from triage.study import ClinicalPriority
+from triage.vision.header import HEADER_TAGS, parse_header, read_header
 
 AGES = [
     ("003Y", 3.0),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from triage.phantom import FILM_HEIGHT, FILM_WIDTH, Pneumonia, phantom
+from triage.phantom.film import FILM_HEIGHT, FILM_WIDTH, Pneumonia, phantom
 
 SEEDS = (3, 4)
 

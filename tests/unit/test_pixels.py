@@ -14,8 +14,8 @@ from pydicom.uid import MPEG2MPML, ExplicitVRBigEndian
 from synthetic import data_set, film
 from triage.card import Preprocessing
 from triage.errors import NotAnalysed, Reason
-from triage.pixels import prepare, read_pixels
 from triage.study import PixelImage
+from triage.vision.pixels import prepare, read_pixels
 
 STRETCH = Preprocessing(size_px=224, stretch_percentiles=(0.5, 99.5), mean=0.5, std=0.25)
 FILM = film(12)

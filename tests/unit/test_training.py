@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator
 
-from triage.augmentation import augmented, histograms_of, rising_curves, with_tone
-from triage.calibration import HIGHEST, LOWEST, likely_threshold, sensitive_threshold, temperature_of
 from triage.errors import TriageError
-from triage.evaluation import auc, metrics
-from triage.films import BACTERIAL, NORMAL, VIRAL, LabelledFilm, groups, labelled, patient_of, split_by_patient
-from triage.imagenet import own_name
-from triage.training import Recipe, batches, class_weights
+from triage.learning.augmentation import augmented, histograms_of, rising_curves, with_tone
+from triage.learning.calibration import HIGHEST, LOWEST, likely_threshold, sensitive_threshold, temperature_of
+from triage.learning.evaluation import auc, metrics
+from triage.learning.films import BACTERIAL, NORMAL, VIRAL, LabelledFilm, groups, labelled, patient_of, split_by_patient
+from triage.learning.imagenet import own_name
+from triage.learning.training import Recipe, batches, class_weights
 
 PERCENTILES = (1.0, 99.0)
 

@@ -1,0 +1,1 @@
+"""A morning in a hospital that does not exist: `triage demo`."""

@@ -1,0 +1,1 @@
+"""The DICOM network: what is accepted, guarded and handed on."""

@@ -1,0 +1,377 @@
+"""The guarded DICOM listener: each C-STORE's bytes are handed on undecoded, each connection ends in one summary.
+
+With ``guard``, ``reactor`` and ``negotiation`` this is all that reaches into pynetdicom.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from pynetdicom import AE, _config
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.acse import ACSE
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE
+from pynetdicom.transport import RequestHandler
+
+from daemon.dicom.guard import (
+    Admission,
+    Endpoint,
+    GuardedServer,
+    GuardedSocket,
+    Journal,
+    ListenerLimits,
+    Outcome,
+    Request,
+)
+from daemon.dicom.negotiation import LOCAL_LIMIT_EXCEEDED, Peer, Rejection, Rules, contexts_for, usable_uid
+from daemon.dicom.reactor import BoundedBuffer, GuardedDIMSE, GuardedDUL
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterable
+
+    from pynetdicom.dimse_primitives import DimseServiceType
+
+__all__ = ["AssociationSummary", "Listener", "ListenerLimits", "Outcome", "Peer", "StoreRequest"]
+
+# DCMTK's own maximum; the largest that common senders fill.
+PDU_BYTES_OFFERED = 131_072
+# PS3.7 annex C, PS3.4 table B.2-1.
+SUCCESS = 0x0000
+OUT_OF_RESOURCES = 0xA700
+CANNOT_UNDERSTAND_UID = 0xC001
+STATUS_MAX = 0xFFFF
+WARNINGS = range(0xB000, 0xC000)
+
+QUIET_ENOUGH_TO_STOP_SECONDS = 1.0
+# What an aborted connection is given before its socket is cut, and a cut one before it is left behind.
+LAST_WORDS_SECONDS = 2.0
+_serial = count(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreRequest:
+    """One C-STORE as received: the data set encoded, both UIDs as in the command set, only their form checked."""
+
+    calling_ae: str
+    called_ae: str
+    address: str
+    sop_class_uid: str
+    sop_instance_uid: str = field(repr=False)
+    transfer_syntax_uid: str
+    data_set: memoryview = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssociationSummary:
+    """For one log line a connection. AE titles are "" where none was received; ``statuses`` counts C-STORE answers."""
+
+    calling_ae: str = ""
+    called_ae: str = ""
+    address: str
+    outcome: Outcome
+    stored: int = 0
+    failed: int = 0
+    echoes: int = 0
+    statuses: dict[int, int] = field(default_factory=dict)
+    bytes_received: int = 0
+    seconds: float = 0.0
+
+
+class GuardedACSE(ACSE):
+    """Decides before the stock negotiation does. An exception here ends the connection: it fails closed."""
+
+    assoc: GuardedAssociation
+
+    def negotiate_association(self) -> None:
+        rejection = self.assoc.rejection()
+        if rejection is not None:
+            self.send_reject(*rejection)
+            self.assoc.kill()  # returns once it is sent
+            return
+        request: Any = self.assoc.requestor.primitive
+        self.assoc.acceptor.supported_contexts = contexts_for(request.presentation_context_definition_list)
+        super().negotiate_association()
+
+
+class GuardedAssociation(Association):
+    """One connection, from its acceptance to its summary."""
+
+    acse: GuardedACSE
+    dul: GuardedDUL
+    dimse: GuardedDIMSE
+
+    def __init__(self, listener: Listener, server: GuardedServer, client: Request, peer: Endpoint) -> None:
+        super().__init__(server.ae, MODE_ACCEPTOR)
+        self.name = f"dicom-association-{next(_serial)}"
+        self._server = server
+        self._listener = listener
+        self._peer = peer
+        self._journal = Journal()
+        self._statuses: Counter[int] = Counter()
+        self._echoes = 0
+        self.acse = GuardedACSE(self)
+        self.dul = GuardedDUL(self, listener.limits, self._journal)
+        self.dimse = GuardedDIMSE(self, listener.limits, self._journal)
+        self.set_socket(GuardedSocket(self, client, listener.limits, self._journal))
+
+    @property
+    def calling_ae(self) -> str:
+        request: Any = self.requestor.primitive
+        return "" if request is None else str(request.calling_ae_title).strip()
+
+    @property
+    def called_ae(self) -> str:
+        request: Any = self.requestor.primitive
+        return "" if request is None else str(request.called_ae_title).strip()
+
+    def rejection(self) -> Rejection | None:
+        return self._listener.rejection(self.calling_ae, self.called_ae, self._peer)
+
+    def run_reactor(self) -> None:
+        self._listener.remember(self)
+        try:
+            super().run_reactor()
+        except Exception:  # noqa: BLE001 - costs this connection only, and must not print what it holds
+            self._journal.note(Outcome.ABORTED)
+        finally:
+            self.cut()
+            if self.dul.is_alive():
+                self.dul.join(LAST_WORDS_SECONDS)
+            self._listener.forget(self, self._peer, self.summary())
+
+    def dismiss(self) -> None:
+        """From any thread, without waiting: A-ABORT if there is an association, the end if none was asked for."""
+        if self.is_established:
+            self.abort(block=False)
+        elif self.requestor.primitive is None:
+            self.cut()
+
+    def dismiss_if_quiet(self) -> None:
+        """Quiet: nothing in hand and nothing heard for a moment, so no work is lost."""
+        in_hand = self.dimse.message is not None or self.dimse.msg_queue.unfinished_tasks > 0
+        if not in_hand and self.dul.idle_seconds > QUIET_ENOUGH_TO_STOP_SECONDS:
+            self.dismiss()
+
+    def cut(self) -> None:
+        self.dul.kill_dul()
+        self.dul.socket.cut()
+
+    def summary(self) -> AssociationSummary:
+        stored = sum(times for status, times in self._statuses.items() if status == SUCCESS or status in WARNINGS)
+        return AssociationSummary(
+            calling_ae=self.calling_ae,
+            called_ae=self.called_ae,
+            address=self._peer[0],
+            outcome=self._journal.outcome or Outcome.CLOSED,
+            stored=stored,
+            failed=self._statuses.total() - stored,
+            echoes=self._echoes,
+            statuses=dict(self._statuses),
+            bytes_received=self._journal.bytes_received,
+            seconds=time.monotonic() - self._journal.began,
+        )
+
+    def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
+        if isinstance(msg, C_STORE) and msg.MessageID is not None and context_id in self._accepted_cx:
+            self._store(msg, context_id)
+        elif isinstance(msg, C_ECHO) and msg.is_valid_request:
+            self._echoes += 1
+            super()._serve_request(msg, context_id)
+        else:  # a service nobody negotiated, or an answer to nothing
+            self.abort()
+        self.dul.touch()
+
+    def _store(self, request: C_STORE, context_id: int) -> None:
+        response = C_STORE()
+        response.MessageIDBeingRespondedTo = request.MessageID
+        response.AffectedSOPClassUID = usable_uid(request.AffectedSOPClassUID) or None
+        response.AffectedSOPInstanceUID = usable_uid(request.AffectedSOPInstanceUID) or None
+        status = OUT_OF_RESOURCES
+        with contextlib.suppress(Exception):  # the receiver has its own table; this is the last line
+            status = self._status(request, str(self._accepted_cx[context_id].transfer_syntax[0]))
+        response.Status = status
+        self._statuses[status] += 1
+        self.dimse.send_msg(response, context_id)
+
+    def _status(self, request: C_STORE, transfer_syntax_uid: str) -> int:
+        sop_class_uid = usable_uid(request.AffectedSOPClassUID)
+        sop_instance_uid = usable_uid(request.AffectedSOPInstanceUID)
+        data_set = request.DataSet
+        if not sop_class_uid or not sop_instance_uid:
+            return CANNOT_UNDERSTAND_UID
+        if not isinstance(data_set, BoundedBuffer) or data_set.overflowed:
+            return OUT_OF_RESOURCES
+        status = self._listener.on_store(
+            StoreRequest(
+                calling_ae=self.calling_ae,
+                called_ae=self.called_ae,
+                address=self._peer[0],
+                sop_class_uid=sop_class_uid,
+                sop_instance_uid=sop_instance_uid,
+                transfer_syntax_uid=transfer_syntax_uid,
+                data_set=data_set.getbuffer().toreadonly(),
+            )
+        )
+        return int(status) if SUCCESS <= status <= STATUS_MAX else OUT_OF_RESOURCES
+
+
+class ConnectionHandler(RequestHandler):
+    """Turns a connection into an association, which has a thread of its own."""
+
+    server: ListenerServer
+
+    def handle(self) -> None:
+        association = GuardedAssociation(self.server.listener, self.server, self.request, self.client_address)
+        acceptor = association.acceptor
+        acceptor.maximum_length = self.ae.maximum_pdu_size
+        acceptor.ae_title = self.server.ae_title
+        acceptor.address_info = self.local
+        acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        acceptor.implementation_version_name = self.ae.implementation_version_name
+        association.requestor.address_info = self.remote
+        association.start()
+
+
+class ListenerServer(GuardedServer):
+    """The server as its connections see it."""
+
+    listener: Listener
+
+
+class Listener:
+    """Listens from ``start`` to ``stop``. The callbacks run in the connections' threads and must be thread-safe.
+
+    ``on_store`` answers a status; if it raises, the sender is told A700 and the association lives on. ``refuse`` true
+    means "not now" (low disk, say): peers are told to try again later.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is named where it is given
+        self,
+        *,
+        ae_title: str,
+        host: str,
+        port: int,
+        limits: ListenerLimits,
+        peers: Iterable[Peer],
+        tls: ssl.SSLContext | None,
+        on_store: Callable[[StoreRequest], int],
+        on_association_end: Callable[[AssociationSummary], None],
+        refuse: Callable[[], bool],
+        strict_loopback: bool = False,
+    ) -> None:
+        self.limits = limits
+        self.on_store = on_store
+        self._rules = Rules(ae_title=ae_title, peers=tuple(peers), strict_loopback=strict_loopback)
+        self._address = (host, port)
+        self._tls = tls
+        self._on_association_end = on_association_end
+        self._refuse = refuse
+        self._associations: set[GuardedAssociation] = set()
+        self._lock = threading.Lock()
+        self._stopping = False
+
+    def start(self) -> None:
+        """Raise OSError if the address cannot be bound, ValueError if the AE title is not one."""
+        silence_libraries()
+        self._server = ListenerServer(
+            self._make_ae(), self._address, self._tls, self.limits, ConnectionHandler, self._on_refused
+        )
+        self._server.listener = self
+        self._accepting = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="dicom-accept", daemon=True
+        )
+        self._accepting.start()
+
+    def _make_ae(self) -> AE:
+        ae = AE(self._rules.ae_title)
+        ae.maximum_pdu_size = PDU_BYTES_OFFERED
+        ae.acse_timeout = self.limits.acse_seconds
+        ae.network_timeout = self.limits.idle_seconds
+        ae.maximum_associations = 1_000_000  # Slots counts; pynetdicom would walk all threads for each association
+        return ae
+
+    @property
+    def port(self) -> int:
+        """The one bound, once started."""
+        return int(self._server.server_address[1])
+
+    def rejection(self, calling_ae: str, called_ae: str, peer: Endpoint) -> Rejection | None:
+        unwelcome = self._rules.rejection(calling_ae, called_ae, peer[0])
+        return unwelcome or (LOCAL_LIMIT_EXCEEDED if self._is_full(peer) else None)
+
+    def _is_full(self, peer: Endpoint) -> bool:
+        if self._stopping or self._server.slots.admission(peer) is Admission.TURNED_AWAY:
+            return True
+        try:
+            return self._refuse()
+        except Exception:  # noqa: BLE001 - a watermark that cannot be read is taken as reached
+            return True
+
+    def remember(self, association: GuardedAssociation) -> None:
+        with self._lock:
+            self._associations.add(association)
+        if self._stopping:
+            association.cut()
+
+    def forget(self, association: GuardedAssociation, peer: Endpoint, summary: AssociationSummary) -> None:
+        with self._lock:
+            self._associations.discard(association)
+        self._report(summary)
+        self._server.slots.leave(peer)
+
+    def _on_refused(self, peer: Endpoint, outcome: Outcome) -> None:
+        self._report(AssociationSummary(address=peer[0], outcome=outcome))
+
+    def _report(self, summary: AssociationSummary) -> None:
+        with contextlib.suppress(Exception):  # a log line that fails must not cost a slot
+            self._on_association_end(summary)
+
+    def stop(self, grace_seconds: float) -> bool:
+        """Accept no more; let what is under way end within the grace; abort the rest. True if no connection is left."""
+        self._stopping = True
+        self._server.shutdown()
+        self._accepting.join()
+        deadline = time.monotonic() + grace_seconds
+        while self._wait_until(deadline, seconds=0.05):
+            self._for_each(GuardedAssociation.dismiss_if_quiet)
+        self._for_each(GuardedAssociation.dismiss)
+        self._wait_until(time.monotonic() + LAST_WORDS_SECONDS)
+        self._for_each(GuardedAssociation.cut)
+        return not self._wait_until(time.monotonic() + LAST_WORDS_SECONDS)
+
+    def _for_each(self, act: Callable[[GuardedAssociation], object]) -> None:
+        with self._lock:
+            associations = tuple(self._associations)
+        for association in associations:
+            act(association)
+
+    def _wait_until(self, deadline: float, seconds: float = float("inf")) -> bool:
+        """Whether there are connections left, after so many seconds or at the deadline."""
+        end = min(deadline, time.monotonic() + seconds)
+        while len(self._server.slots) and time.monotonic() < end:
+            time.sleep(0.01)
+        return len(self._server.slots) > 0 and time.monotonic() < deadline
+
+
+def silence_libraries() -> None:
+    """No value received reaches a log, and no odd UID ends an association: they are judged where they are answered."""
+    _config.LOG_HANDLER_LEVEL = "none"
+    _config.LOG_REQUEST_IDENTIFIERS = False
+    _config.LOG_RESPONSE_IDENTIFIERS = False
+    _config.STORE_RECV_CHUNKED_DATASET = False
+    _config.ENFORCE_UID_CONFORMANCE = False
+    _config.VALIDATORS["UI"] = lambda _uid: (True, "")
+    # Errors come with tracebacks and values, and warnings are remembered one by one; ours are counted in the summary.
+    for name in ("pynetdicom", "pydicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        warnings.filterwarnings("ignore", module=name)

@@ -1,0 +1,1 @@
+"""The worklist for browsers and programs."""

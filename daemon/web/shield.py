@@ -1,0 +1,137 @@
+"""What stands between the web server and the world: security headers, foreign pages, large bodies, failures.
+
+No answer to a failed request repeats any of it, or tells how the failure came about.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from daemon.telemetry import describe, log
+from daemon.web import page
+from triage.errors import ConflictError, StudyNotFoundError
+from triage.records.store import DatabaseError
+
+BODY_BYTES_MAX = 16 * 1024
+_RETRY_SECONDS = 5
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "cache-control": "no-store",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    # Not "no-referrer": browsers would then send "Origin: null" with our own forms.
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+
+def explain_failures(app: FastAPI) -> None:
+    app.add_exception_handler(StudyNotFoundError, _not_found)
+    app.add_exception_handler(ConflictError, _conflict)
+    app.add_exception_handler(DatabaseError, _database_down)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _refused)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    return _failure(request.url.path, 404, str(error))
+
+
+async def _conflict(request: Request, error: Exception) -> Response:
+    return _failure(request.url.path, 409, str(error))
+
+
+async def _database_down(request: Request, error: Exception) -> Response:
+    log().error("database_unavailable", **describe(error))
+    answer = _failure(request.url.path, 503, "The database does not answer: the worklist cannot be shown or changed.")
+    answer.headers["retry-after"] = str(_RETRY_SECONDS)
+    return answer
+
+
+async def _not_valid(request: Request, error: Exception) -> Response:
+    """Only the names that this interface gives to its parameters are repeated."""
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    ours = {"limit", "uid", "verb", "reader", "body"}
+    names = sorted({str(part) for problem in problems for part in problem["loc"]} & ours)
+    return _failure(request.url.path, 422, f"Not valid: {', '.join(names) or 'the request'}. See /api/docs.")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    answer = _failure(request.url.path, status)
+    allow = (error.headers or {}).get("Allow") if isinstance(error, HTTPException) else None
+    if allow:
+        answer.headers["allow"] = allow
+    return answer
+
+
+def _failure(path: str, status: int, detail: str = "") -> Response:
+    """Problem details (RFC 9457) for programs, a page for people."""
+    title = HTTPStatus(status).phrase
+    if not path.startswith("/api"):
+        return HTMLResponse(page.render("failure.html", title=title, status=status, detail=detail), status)
+    content: dict[str, Any] = {"type": "about:blank", "title": title, "status": status}
+    if detail:
+        content["detail"] = detail
+    return JSONResponse(content, status, media_type="application/problem+json")
+
+
+class Shield:
+    """Around everything: what must not come in, the headers of every answer, and no word of an unexpected error."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_with_headers(event: Message) -> None:
+            nonlocal started
+            if event["type"] == "http.response.start":
+                started = True
+                ours = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+                event = {**event, "headers": [*event.get("headers", []), *ours]}
+            await send(event)
+
+        try:
+            answer = _refusal(scope["method"], scope["path"], Headers(scope=scope)) or self._app
+            await answer(scope, receive, send_with_headers)
+        except Exception as error:
+            log().error("http_request_failed", **describe(error))
+            if started:
+                raise
+            await _failure(scope["path"], 500)(scope, receive, send_with_headers)
+
+
+def _refusal(method: str, path: str, headers: Headers) -> Response | None:
+    if method not in {"GET", "HEAD"} and _is_foreign(headers):
+        return _failure(path, 403, "Changes are accepted from pages of this server only.")
+    if "transfer-encoding" in headers:
+        return _failure(path, 411)
+    length = headers.get("content-length", "0")  # the parser of the protocol holds the body to it
+    if not length.isdecimal() or int(length) > BODY_BYTES_MAX:
+        return _failure(path, 413)
+    return None
+
+
+def _is_foreign(headers: Headers) -> bool:
+    """Browsers say where a request comes from, and no page can change that; other programs say nothing."""
+    if headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        return True
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()

@@ -1,0 +1,1 @@
+"""Where the network comes from, and how good it is."""

@@ -1,0 +1,192 @@
+"""A received instance enters the database: study, instance and job in one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Table, insert, select, text, update
+
+from triage import policy as rules
+from triage.errors import Reason
+from triage.jobs import JobState
+from triage.policy import Policy
+from triage.records.store import JOBS_CHANNEL, Store, study_columns
+from triage.records.tables import instances, jobs, policies, studies
+from triage.study import Finding, Header, ReceivedInstance, Status
+
+_HASHES_A_QUERY = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What the database made of a received instance. ``queued``: a worker should wake up."""
+
+    duplicate: bool = False
+    conflict: bool = False
+    reopened: bool = False
+    queued: bool = False
+
+
+class Intake:
+    """Receives on behalf of one policy."""
+
+    def __init__(self, store: Store, policy: Policy) -> None:
+        self._store = store
+        self._policy = policy
+
+    def receive(self, received: ReceivedInstance) -> Receipt:
+        """Put study, instance and job (or the reason why there is none) in one transaction.
+
+        The file must be durable before. The same file again changes nothing; the same SOP Instance UID with other
+        content is kept beside the first, and both studies are marked.
+        """
+        header = received.header
+        with self._store.writing() as connection:
+            self._ensure_policy(connection)
+            self._ensure_study(connection, header)
+            study = self._store.lock_study(connection, header.study_instance_uid)
+            if self._is_duplicate(connection, received):
+                return Receipt(duplicate=True)
+            conflict = self._mark_conflict(connection, header.sop_instance_uid)
+            reopened = study["status"] == Status.READ and rules.reopens(header.sop_class_uid)
+            episode = study["episode"] + (1 if reopened else 0)
+            if reopened:
+                self._reopen(connection, header.study_instance_uid, episode)
+            instance_id = self._insert_instance(connection, received, episode, conflict=conflict)
+            self._queue_or_explain(connection, instance_id, received)
+            self._update_study(connection, study, received, conflict=conflict)
+            self._store.settle(connection, header.study_instance_uid, self._policy)
+            return Receipt(conflict=conflict, reopened=reopened, queued=received.not_analysed is None)
+
+    def _ensure_policy(self, connection: Connection) -> None:
+        content = json.dumps(asdict(self._policy), sort_keys=True)
+        row = {"version": self._policy.version, "content": content, "first_used_at": self._store.now()}
+        connection.execute(self._store.insert_if_absent(policies).values(row))
+
+    def _ensure_study(self, connection: Connection, header: Header) -> None:
+        row = {
+            "study_instance_uid": header.study_instance_uid,
+            "received_at": self._store.now(),
+            "waiting_since": self._store.now(),
+            "overdue_at": self._store.after(self._policy.waiting_limit_minutes * 60),
+            "waiting_limit_minutes": self._policy.waiting_limit_minutes,
+            "clinical_priority": int(header.clinical_priority),
+            "episode": 0,
+            "status": Status.UNREAD,
+            "identity_conflict": False,
+            **study_columns(rules.pending(self._policy)),
+        }
+        connection.execute(self._store.insert_if_absent(studies).values(row))
+
+    def _is_duplicate(self, connection: Connection, received: ReceivedInstance) -> bool:
+        same = (instances.c.sop_instance_uid == received.header.sop_instance_uid) & (
+            instances.c.sha256 == received.sha256
+        )
+        # The file has just been written again, should retention have removed it.
+        found = connection.execute(update(instances).where(same).values(pixels_deleted_at=None))
+        return found.rowcount > 0
+
+    def _mark_conflict(self, connection: Connection, sop_instance_uid: str) -> bool:
+        """Mark the studies that hold other content under this UID; True if there are any."""
+        same_uid = instances.c.sop_instance_uid == sop_instance_uid
+        holders = select(instances.c.study_instance_uid).where(same_uid)
+        marked = connection.execute(
+            update(studies).where(studies.c.study_instance_uid.in_(holders)).values(identity_conflict=True)
+        )
+        connection.execute(update(instances).where(same_uid).values(identity_conflict=True))
+        return marked.rowcount > 0
+
+    def _reopen(self, connection: Connection, study_instance_uid: str, episode: int) -> None:
+        connection.execute(
+            update(studies)
+            .where(studies.c.study_instance_uid == study_instance_uid)
+            .values(
+                episode=episode,
+                status=Status.UNREAD,
+                reader=None,
+                status_at=self._store.now(),
+                waiting_since=self._store.now(),
+                overdue_at=self._store.after(self._policy.waiting_limit_minutes * 60),
+                waiting_limit_minutes=self._policy.waiting_limit_minutes,
+            )
+        )
+
+    def _insert_instance(
+        self, connection: Connection, received: ReceivedInstance, episode: int, *, conflict: bool
+    ) -> int:
+        header = received.header
+        row = {
+            "study_instance_uid": header.study_instance_uid,
+            "series_instance_uid": header.series_instance_uid,
+            "sop_instance_uid": header.sop_instance_uid,
+            "sop_class_uid": header.sop_class_uid,
+            "transfer_syntax_uid": header.transfer_syntax_uid,
+            "sha256": received.sha256,
+            "size_bytes": received.size_bytes,
+            "calling_ae": received.calling_ae,
+            "received_at": self._store.now(),
+            "identity_conflict": conflict,
+            "episode": episode,
+            "quarantined": received.quarantined,
+        }
+        inserted = connection.execute(insert(instances).values(_fit(instances, row)).returning(instances.c.instance_id))
+        return int(inserted.scalar_one())
+
+    def _queue_or_explain(self, connection: Connection, instance_id: int, received: ReceivedInstance) -> None:
+        if received.not_analysed is not None:
+            finding = Finding(reason=received.not_analysed)
+            priority = rules.not_analysed(received.not_analysed, self._policy)
+            self._store.write_finding(connection, instance_id, finding, priority)
+            return
+        row = {
+            "instance_id": instance_id,
+            "state": JobState.QUEUED,
+            "attempts": 0,
+            "available_at": self._store.now(),
+            "created_at": self._store.now(),
+        }
+        connection.execute(insert(jobs).values(row))
+        if self._store.engine.dialect.name == "postgresql":
+            connection.execute(text(f"NOTIFY {JOBS_CHANNEL}"))
+
+    def _update_study(
+        self, connection: Connection, study: RowMapping, received: ReceivedInstance, *, conflict: bool
+    ) -> None:
+        """The latest demographics are shown; a later object may raise the clinical priority, never lower it."""
+        header = received.header
+        shown = {
+            "accession_number": header.accession_number,
+            "patient_id": header.patient_id,
+            "patient_name": header.patient_name,
+            "patient_birth_date": header.patient_birth_date,
+            "patient_sex": header.patient_sex,
+            "age_years": header.age_years,
+            "study_date": header.study_date,
+            "study_description": header.study_description,
+            "modality": header.modality if received.not_analysed is None else study["modality"] or header.modality,
+        }
+        values = {name: value for name, value in shown.items() if value not in ("", None)}
+        unclear = conflict or received.not_analysed is Reason.IDENTITY_CONFLICT or received.quarantined
+        values["identity_conflict"] = study["identity_conflict"] or unclear
+        values["clinical_priority"] = min(study["clinical_priority"], int(header.clinical_priority))
+        same = studies.c.study_instance_uid == header.study_instance_uid
+        connection.execute(update(studies).where(same).values(_fit(studies, values)))
+
+
+def _fit(table: Table, row: dict[str, Any]) -> dict[str, Any]:
+    """Cut received text to the width of its column; the file keeps it whole."""
+    widths = {column.name: getattr(column.type, "length", None) for column in table.columns}
+    return {name: value[: widths[name]] if isinstance(value, str) else value for name, value in row.items()}
+
+
+def known_hashes(store: Store, hashes: Sequence[str]) -> set[str]:
+    """Those of ``hashes`` (sha256 of files) that an instance names."""
+    known: set[str] = set()
+    with store.reading() as connection:
+        for start in range(0, len(hashes), _HASHES_A_QUERY):
+            some = instances.c.sha256.in_(hashes[start : start + _HASHES_A_QUERY])
+            known.update(connection.execute(select(instances.c.sha256).where(some)).scalars())
+    return known

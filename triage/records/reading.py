@@ -1,0 +1,74 @@
+"""The reading of studies: the worklist as the view orders it, and who reads what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, select, text, update
+
+from triage.errors import ConflictError, StudyNotFoundError
+from triage.records.store import Store
+from triage.records.tables import UtcDateTime, studies
+from triage.study import ClinicalPriority, Status, WorklistEntry
+
+
+class Reading:
+    """Verbs of worklist viewers. Every method is one transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def worklist(self, limit: int | None = None) -> list[WorklistEntry]:
+        """The reading worklist in its order, from the view; all of it without ``limit``."""
+        query = text("SELECT * FROM reading_worklist ORDER BY rank" + ("" if limit is None else f" LIMIT {int(limit)}"))
+        typed = query.columns(
+            **{name: UtcDateTime() for name in ("received_at", "waiting_since")},
+        )
+        with self._store.reading() as connection:
+            rows = connection.execute(typed).mappings().all()
+        return [_entry(row) for row in rows]
+
+    def study(self, study_instance_uid: str) -> dict[str, Any]:
+        """All columns of one study, read or not. Raise StudyNotFoundError if it is not held."""
+        query = select(studies).where(studies.c.study_instance_uid == study_instance_uid)
+        with self._store.reading() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        if row is None:
+            raise StudyNotFoundError("no study is held under this Study Instance UID")
+        return {**row, "clinical_priority": ClinicalPriority(row["clinical_priority"]).name}
+
+    def start_reading(self, study_instance_uid: str, reader: str) -> None:
+        """Raise ConflictError if another reader holds it or it has been read."""
+        with self._store.writing() as connection:
+            row = self._store.lock_study(connection, study_instance_uid)
+            if row["status"] == Status.READ:
+                raise ConflictError("the study has been read")
+            if row["status"] == Status.READING and row["reader"] != reader:
+                raise ConflictError("another reader holds the study")
+            self._set_status(connection, study_instance_uid, Status.READING, reader)
+
+    def release(self, study_instance_uid: str) -> None:
+        """Back to unread, at its old place. Raise ConflictError if it has been read."""
+        with self._store.writing() as connection:
+            if self._store.lock_study(connection, study_instance_uid)["status"] == Status.READ:
+                raise ConflictError("the study has been read")
+            self._set_status(connection, study_instance_uid, Status.UNREAD, None)
+
+    def close(self, study_instance_uid: str, reader: str | None = None) -> None:
+        """The study has been read and leaves the worklist; closing it again changes nothing."""
+        with self._store.writing() as connection:
+            row = self._store.lock_study(connection, study_instance_uid)
+            if row["status"] != Status.READ:
+                self._set_status(connection, study_instance_uid, Status.READ, reader or row["reader"])
+
+    def _set_status(self, connection: Connection, study_instance_uid: str, status: Status, reader: str | None) -> None:
+        connection.execute(
+            update(studies)
+            .where(studies.c.study_instance_uid == study_instance_uid)
+            .values(status=status, reader=reader, status_at=self._store.now())
+        )
+
+
+def _entry(row: RowMapping) -> WorklistEntry:
+    flags = {name: bool(row[name]) for name in ("flagged", "overdue", "identity_conflict")}
+    return WorklistEntry(**{**row, **flags})

@@ -1,0 +1,64 @@
+"""Bring a database to the schema of this version, or refuse with both versions named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+from triage.errors import TriageError
+from triage.records.tables import metadata
+from triage.worklist import CLOCKS, reading_worklist
+
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+# Any number will do, as long as no other application of the site uses it: "triage" in ASCII, shortened.
+_ADVISORY_LOCK = 0x74726961
+
+
+def create_view(connection: Connection) -> None:
+    """Create ``reading_worklist`` as this version defines it."""
+    select = reading_worklist(CLOCKS[connection.dialect.name])
+    connection.exec_driver_sql(f"CREATE VIEW reading_worklist AS {select}")
+
+
+def create_all(connection: Connection) -> None:
+    """The schema straight from the metadata: what `upgrade` must arrive at."""
+    metadata.create_all(connection)
+    create_view(connection)
+
+
+def upgrade(engine: Engine) -> None:
+    """Run what is missing in one transaction; two processes take turns. Raise TriageError if the database is newer."""
+    with engine.execution_options(reads_only=True).begin() as connection:
+        if _is_current(connection):
+            return  # the usual case takes no lock
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        if _is_current(connection):
+            return
+        # The view is code, not data: dropped before the tables change, made anew after.
+        connection.execute(text("DROP VIEW IF EXISTS reading_worklist"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        create_view(connection)
+
+
+def _is_current(connection: Connection) -> bool:
+    current, known = versions(connection)
+    if current is not None and current not in known:
+        raise TriageError(f"the database has schema {current}, this version knows up to {known[0]}: upgrade triage")
+    return current == known[0]
+
+
+def versions(connection: Connection) -> tuple[str | None, list[str]]:
+    """(schema of the database or None if empty, schemas this version knows, newest first)."""
+    script = ScriptDirectory(str(MIGRATIONS))
+    known = [revision.revision for revision in script.walk_revisions()]
+    return MigrationContext.configure(connection).get_current_revision(), known

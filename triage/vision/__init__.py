@@ -1,0 +1,1 @@
+"""What can be seen: from a DICOM file to probabilities."""

@@ -1,0 +1,185 @@
+"""What a data set says of itself: total, whatever the values are, and silent about them.
+
+Raw bytes are decoded here rather than through pydicom's elements: those warn with the value in the text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.charset import STAND_ALONE_ENCODINGS, decode_bytes, python_encoding
+from pydicom.tag import BaseTag, Tag
+
+from triage.study import ClinicalPriority, Header
+from triage.vision.part10 import read_part10
+
+# Characters kept of a value. Identifiers are cut far beyond what the standard allows (UI and LO: 64), so that
+# a value too long is still seen to be too long, and two long ones rarely become one.
+IDENTIFIER_CHARACTERS = 256
+TEXT_CHARACTERS = 256
+CODE_CHARACTERS = 64
+
+_KEYWORDS = (
+    "SpecificCharacterSet",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyDate",
+    "AcquisitionDate",
+    "ContentDate",
+    "AccessionNumber",
+    "Modality",
+    "StudyDescription",
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "PatientAge",
+    "BodyPartExamined",
+    "ViewPosition",
+    "PresentationIntentType",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "StudyPriorityID",  # (0032,000C), retired
+    "RequestAttributesSequence",
+    "RequestedProcedurePriority",
+)
+HEADER_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in _KEYWORDS]
+
+# PS3.3 10.21, table 10-46a of the Requested Procedure: STAT, HIGH, ROUTINE, MEDIUM, LOW.
+_PRIORITIES = {"STAT": ClinicalPriority.STAT, "HIGH": ClinicalPriority.URGENT}
+# PS3.5 6.2, Age String. A year is 365.25 days, so that 12 months are one year exactly.
+_YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+_AGE = re.compile(r"(\d{1,3})([DWMY])")
+_DATE = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})")  # with dots before 1993
+_OLDEST_YEARS = 150
+
+
+def parse_header(source: Path | bytes | bytearray | memoryview) -> Header:
+    """Header of a Part 10 file, pixels not read. Raise NotAnalysed where no data set can be made out, else OSError."""
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+        return read_header(read_part10(file, tags=HEADER_TAGS, stop_before_pixels=True))
+
+
+def read_header(dataset: Dataset, transfer_syntax_uid: str = "") -> Header:
+    """Never raises: a value that cannot be read is an absent one. Code strings come in upper case."""
+    encodings = _encodings(dataset)
+
+    def text(keyword: str, characters: int = IDENTIFIER_CHARACTERS) -> str:
+        return _clean(_decoded(_raw(dataset, keyword), encodings), characters)
+
+    def code(keyword: str) -> str:
+        return text(keyword, CODE_CHARACTERS).upper()
+
+    return Header(
+        sop_class_uid=text("SOPClassUID"),
+        sop_instance_uid=text("SOPInstanceUID"),
+        study_instance_uid=text("StudyInstanceUID"),
+        series_instance_uid=text("SeriesInstanceUID"),
+        transfer_syntax_uid=transfer_syntax_uid or _transfer_syntax_uid(dataset),
+        modality=code("Modality"),
+        body_part_examined=code("BodyPartExamined"),
+        view_position=code("ViewPosition"),
+        presentation_intent_type=code("PresentationIntentType"),
+        age_years=_age_years(dataset),
+        clinical_priority=_clinical_priority(dataset),
+        study_date=text("StudyDate", CODE_CHARACTERS),
+        study_description=text("StudyDescription", TEXT_CHARACTERS),
+        accession_number=text("AccessionNumber"),
+        patient_id=text("PatientID"),
+        patient_name=text("PatientName", TEXT_CHARACTERS),
+        patient_birth_date=text("PatientBirthDate", CODE_CHARACTERS),
+        patient_sex=code("PatientSex"),
+    )
+
+
+def _raw(dataset: Dataset, keyword: str) -> object:
+    """Bytes as read from a file, or whatever a program has put there."""
+    with suppress(Exception):
+        return dataset.get_item(Tag(keyword)).value
+    return None
+
+
+def _encodings(dataset: Dataset) -> list[str]:
+    """Python's names for SpecificCharacterSet (PS3.3 C.12.1.1.2); unknown terms are passed over."""
+    raw = _raw(dataset, "SpecificCharacterSet")
+    terms = _plain(raw).split("\\") if isinstance(raw, bytes | str) else _plain_values(raw)
+    known = [python_encoding[term.strip()] for term in terms if term.strip() in python_encoding]
+    alone = any(term.strip() in STAND_ALONE_ENCODINGS for term in terms)
+    return (known[:1] if alone else known) or ["latin_1"]
+
+
+def _plain_values(values: object) -> list[str]:
+    return [_plain(value) for value in values] if isinstance(values, Sequence) else []
+
+
+def _plain(value: object) -> str:
+    return value.decode("latin_1") if isinstance(value, bytes) else str(value)
+
+
+def _decoded(raw: object, encodings: list[str]) -> str:
+    if raw is None:
+        return ""
+    try:
+        if not isinstance(raw, bytes):
+            return str(raw)
+        strict = raw if b"\x1b" in raw else raw.decode(encodings[0])
+        return strict if isinstance(strict, str) else decode_bytes(strict, encodings, set(b"^=\\"))
+    except Exception:  # noqa: BLE001 - no value may stop the receipt of a film
+        return raw.decode("utf-8", errors="replace") if isinstance(raw, bytes) else ""
+
+
+def _clean(text: str, characters: int) -> str:
+    """Without control and format characters (C0, C1, escapes, right-to-left override) and lone surrogates."""
+    head = text[: 4 * characters]
+    seen = "".join(c for c in head if unicodedata.category(c) not in {"Cc", "Cf", "Cs"})
+    return seen.strip()[:characters]
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    return _clean(_decoded(_raw(dataset, keyword), ["latin_1"]), CODE_CHARACTERS)
+
+
+def _transfer_syntax_uid(dataset: Dataset) -> str:
+    return _text(getattr(dataset, "file_meta", None) or Dataset(), "TransferSyntaxUID")
+
+
+def _age_years(dataset: Dataset) -> float | None:
+    stated = _AGE.fullmatch(_text(dataset, "PatientAge").upper())
+    if stated:
+        years = int(stated[1]) * _YEARS_PER_UNIT[stated[2]]
+        return years if years <= _OLDEST_YEARS else None
+    born = _date(_text(dataset, "PatientBirthDate"))
+    dates = (_date(_text(dataset, keyword)) for keyword in ("StudyDate", "AcquisitionDate", "ContentDate"))
+    taken = next((day for day in dates if day), None)
+    if not born or not taken:
+        return None
+    years = (taken - born).days * _YEARS_PER_UNIT["D"]
+    return years if 0 <= years <= _OLDEST_YEARS else None
+
+
+def _date(text: str) -> date | None:
+    """PS3.5 6.2, Date."""
+    found = _DATE.fullmatch(text)
+    with suppress(ValueError):
+        return date(int(found[1]), int(found[2]), int(found[3])) if found else None
+    return None
+
+
+def _clinical_priority(dataset: Dataset) -> ClinicalPriority:
+    """The most urgent that is stated anywhere."""
+    stated = [_text(dataset, "StudyPriorityID"), _text(dataset, "RequestedProcedurePriority")]
+    stated += [_text(step, "RequestedProcedurePriority") for step in _requests(dataset)]
+    return min(_PRIORITIES.get(value.upper(), ClinicalPriority.ROUTINE) for value in stated)
+
+
+def _requests(dataset: Dataset) -> Iterator[Dataset]:
+    """Items of the Request Attributes Sequence (PS3.3 10.6)."""
+    with suppress(Exception):
+        yield from dataset["RequestAttributesSequence"].value

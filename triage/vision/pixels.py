@@ -1,0 +1,138 @@
+"""What the network may see of a film: DICOM or picture in, float32 in [0, 1] out, bright = dense, or a reason why not.
+
+Decoding and its checks are in ``frame``, the grayscale chain of PS3.3 in ``greyscale``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import Dataset
+from pydicom.tag import BaseTag, Tag
+
+from triage.card import Preprocessing
+from triage.errors import NotAnalysed, Reason
+from triage.study import PixelImage
+from triage.vision.frame import FEWEST_PIXELS_ACROSS, MOST_PIXELS, read_geometry, read_samples, subsample
+from triage.vision.greyscale import to_grey
+from triage.vision.part10 import MAGIC, PREAMBLE_BYTES, exceptions_as_reasons, read_part10
+
+_KEYWORDS = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "PresentationLUTShape",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+    "PixelData",
+)
+_OVERLAY_BIT_POSITIONS = [Tag(group, 0x0102) for group in range(0x6000, 0x6020, 2)]
+PIXEL_TAGS: list[BaseTag | int] = [*(Tag(keyword) for keyword in _KEYWORDS), *_OVERLAY_BIT_POSITIONS]
+
+# A film at its ends (black or white) in more than this share shows nothing.
+_SATURATED_SHARE = 0.95
+_SATURATED_WITHIN = 0.002
+_LEAST_SPREAD = 0.004
+# Standard deviation of the film seen from afar, as a share of its own: near 1 for shapes, small for noise.
+_LEAST_STRUCTURE = 0.4
+_SEEN_FROM_AFAR = (16, 16)
+
+
+def read_film(path: Path) -> PixelImage:
+    """DICOM if its content says so, else JPEG or PNG. Raise NotAnalysed, or OSError if the file cannot be read."""
+    with path.open("rb") as file:
+        is_dicom = file.read(PREAMBLE_BYTES + len(MAGIC))[PREAMBLE_BYTES:] == MAGIC
+        file.seek(0)
+        return read_dicom(file) if is_dicom else _read_picture(file)
+
+
+def read_picture(path: Path) -> PixelImage:
+    """JPEG or PNG, 8 or 16 bits, colour to grey; EXIF is not looked at. Raise NotAnalysed, or OSError as open()."""
+    with path.open("rb") as file:
+        return _read_picture(file)
+
+
+def read_dicom(file: BinaryIO) -> PixelImage:
+    """A Part 10 file. Raise NotAnalysed."""
+    return read_pixels(read_part10(file, tags=PIXEL_TAGS, stop_before_pixels=False))
+
+
+def read_pixels(dataset: Dataset) -> PixelImage:
+    """Raise NotAnalysed, and nothing else."""
+    with exceptions_as_reasons():
+        geometry = read_geometry(dataset)
+        return PixelImage(pixels=_checked(to_grey(dataset, geometry, read_samples(dataset, geometry))))
+
+
+def prepare(image: PixelImage, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Network input (size, size) in [0, 1]: squashed to a square and stretched between two percentiles.
+
+    Antialiased bilinear came nearest to the published 224-pixel films, of ten ways. Raise NotAnalysed if it is flat.
+    """
+    size = (preprocessing.size_px, preprocessing.size_px)
+    film = Image.fromarray(image.pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    pixels = np.asarray(film, np.float32)
+    low, high = np.percentile(pixels, preprocessing.stretch_percentiles)
+    if not high > low:
+        raise NotAnalysed(Reason.BAD_PIXELS)
+    stretched: NDArray[np.float32] = np.clip((pixels - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    return stretched
+
+
+def _read_picture(file: BinaryIO) -> PixelImage:
+    with exceptions_as_reasons():
+        return PixelImage(pixels=_checked(_picture_samples(file)))
+
+
+def _picture_samples(file: BinaryIO) -> NDArray[np.float32]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            picture = Image.open(file, formats=("JPEG", "PNG"))
+        except Image.DecompressionBombError:
+            raise NotAnalysed(Reason.TOO_LARGE) from None
+    if picture.width * picture.height > MOST_PIXELS:
+        raise NotAnalysed(Reason.TOO_LARGE)
+    if min(picture.size) < FEWEST_PIXELS_ACROSS:
+        raise NotAnalysed(Reason.BAD_PIXELS)
+    if picture.mode.startswith("I"):
+        return np.asarray(picture).astype(np.float32) / np.float32(2**16 - 1)
+    return np.asarray(picture.convert("L")).astype(np.float32) / np.float32(2**8 - 1)
+
+
+def _checked(film: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Raise NotAnalysed(BAD_PIXELS) for a film that is blank, saturated or noise: nobody could read it."""
+    seen = np.ascontiguousarray(subsample(film))
+    afar = np.asarray(Image.fromarray(seen).resize(_SEEN_FROM_AFAR, Image.Resampling.BOX))
+    saturated = np.mean((seen <= _SATURATED_WITHIN) | (seen >= 1.0 - _SATURATED_WITHIN))
+    spread = float(seen.std())
+    if not spread >= _LEAST_SPREAD or saturated > _SATURATED_SHARE or afar.std() < _LEAST_STRUCTURE * spread:
+        raise NotAnalysed(Reason.BAD_PIXELS)
+    return film
