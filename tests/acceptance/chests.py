@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
 
 import synthetic
 
@@ -91,4 +91,3 @@ LOSSLESS = (
     Syntax(name="jpeg-ls", make=("dcmcjpls", "+el", "+un"), propose="-xt"),
 )
 BASELINE = Syntax(name="jpeg-baseline", make=("dcmcjpeg", "+eb", "+un"), propose="-xy")
-UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
