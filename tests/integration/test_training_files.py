@@ -28,6 +28,7 @@ KEYS = {
     "false_positive",
     "true_negative",
     "three_class_accuracy",
+    "not_analysed",
 }
 
 
@@ -80,6 +81,8 @@ def test_training_gives_weights_and_a_card_that_load_and_can_be_evaluated(invent
     assert found["n"] == 28
     assert sum(found[k] for k in KEYS if k.startswith(("true", "false"))) == 28
     assert json.loads(json.dumps(found)) == found
+    (invented / "PNEUMONIA" / "broken.jpeg").write_bytes(b"no film")
+    assert evaluate(invented, classifier) == found | {"not_analysed": 1}
 
 
 def test_a_run_broken_off_goes_on_where_it_stood(invented: Path, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from triage.learning.films import NORMAL, labelled_films, read_labelled
-from triage.vision.pixels import prepare
+from triage.errors import NotAnalysed, TriageError
+from triage.learning.films import NORMAL, both_kinds, labelled_films
+from triage.vision.pixels import prepare, read_film
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,18 +25,36 @@ BATCH = 16
 def evaluate(directory: Path, classifier: Classifier) -> dict[str, Any]:
     """Score every film in folders NORMAL and PNEUMONIA (or normal, bacterial, viral): JPEG, PNG or DICOM, any size.
 
+    ``n`` counts the films analysed, ``not_analysed`` those that cannot be read or judged: they are in no other figure.
     ``three_class_accuracy`` counts films whose kind is stated by folder or name, None if no pneumonia's is.
-    Raise TriageError on missing folders, films of one kind only, or a film that cannot be read.
+    Raise TriageError on missing folders, or if films of one kind only could be analysed.
     """
     films = labelled_films(directory)
-    scores = np.concatenate(list(scores_of(films, classifier)))
-    return metrics(scores, films, threshold=classifier.card.threshold)
+    scores = list(scores_of(films, classifier))
+    analysed = [film for film, score in zip(films, scores, strict=True) if score is not None]
+    if not both_kinds(analysed):
+        raise TriageError(f"{directory}: needs films of both kinds that can be read, normal and pneumonia")
+    measured = metrics(
+        np.stack([score for score in scores if score is not None]), analysed, threshold=classifier.card.threshold
+    )
+    return measured | {"not_analysed": len(films) - len(analysed)}
 
 
-def scores_of(films: Sequence[LabelledFilm], classifier: Classifier) -> Iterator[NDArray[np.float64]]:
+def scores_of(films: Sequence[LabelledFilm], classifier: Classifier) -> Iterator[NDArray[np.float64] | None]:
+    """Probabilities (3) of each film, None where it cannot be read or judged."""
     for start in range(0, len(films), BATCH):
-        batch = [prepare(read_labelled(film), classifier.card.preprocessing) for film in films[start : start + BATCH]]
-        yield classifier.score(np.stack(batch))
+        prepared = [_prepared(film, classifier) for film in films[start : start + BATCH]]
+        batch = [pixels for pixels in prepared if pixels is not None]
+        rows = iter(classifier.score(np.stack(batch))) if batch else iter(())
+        for pixels in prepared:
+            yield None if pixels is None else next(rows)
+
+
+def _prepared(film: LabelledFilm, classifier: Classifier) -> NDArray[np.float32] | None:
+    try:
+        return prepare(read_film(film.path), classifier.card.preprocessing)
+    except (NotAnalysed, OSError):
+        return None
 
 
 def metrics(scores: NDArray[np.float64], films: Sequence[LabelledFilm], *, threshold: float) -> dict[str, Any]:
