@@ -43,6 +43,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Also if nobody has asked for its exit code yet: a zombie runs no more."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def wait_for(ask: Callable[[], T], seconds: float = 60.0, pause: float = 0.05) -> T:
     """The first true answer. Raise TimeoutError, naming the question."""
     deadline = time.monotonic() + seconds
@@ -172,7 +180,7 @@ class Daemon:
         self.orphans += process.children(recursive=True)
         process.kill()
         with suppress(psutil.Error):
-            wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 10)
+            wait_for(lambda: has_ended(process), 10)
         return process.pid
 
     def terminate(self, seconds: float = 30.0) -> dict[str, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import chests
 import pytest
-from running import Daemon, wait_for
+from running import Daemon, has_ended, wait_for
 from sending import send
 
 from daemon.settings import DEFAULT_WEIGHTS
@@ -63,7 +63,7 @@ def test_sigterm_ends_everything_in_time_and_gives_no_job_away(
     started = time.monotonic()
     assert daemon.terminate() == {"serve": 0}
     assert time.monotonic() - started < 15
-    assert not [process for process in family if process.is_running()]
+    wait_for(lambda: all(has_ended(process) for process in family), 10)
     states = {state for (state,) in daemon.rows("SELECT state FROM jobs")}
     assert states <= {"queued", "done"}
     assert not daemon.lines("uncaught_exception")
@@ -87,7 +87,7 @@ def test_children_end_with_their_parent_even_when_it_is_killed(
     daemon = make_daemon().serve()
     family = daemon.family()
     daemon.kill("serve")
-    wait_for(lambda: not [process for process in family if process.is_running() and process.status() != "zombie"], 20)
+    wait_for(lambda: all(has_ended(process) for process in family), 20)
     daemon.serve()  # the ports are free, and so is the database
     film = chests.chest(tmp_path)
     assert send(daemon, film.dataset) == [0]

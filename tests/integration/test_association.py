@@ -85,6 +85,7 @@ def test_dcmtk_echoes_and_stores(dcmtk: Path, tmp_path: Path) -> None:
         subprocess.run(
             [dcmtk / "storescu", "-to", "10", "127.0.0.1", port, tmp_path / "film.dcm"], check=True, timeout=20
         )
+        assert wait_for(lambda: len(site.ends) == 2)
         assert [end.outcome for end in site.ends] == [Outcome.RELEASED] * 2
         assert (site.ends[0].echoes, site.ends[1].stored) == (1, 1)
 

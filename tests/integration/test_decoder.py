@@ -162,13 +162,16 @@ def test_a_dead_nursery_is_replaced(decoder: Decoder, path: Path) -> None:
     assert nursery(decoder).pid != before
 
 
-def test_a_child_does_not_outlive_its_nursery(path: Path) -> None:
+def test_a_child_does_not_outlive_its_nursery(path: Path, tmp_path: Path) -> None:
+    sign = tmp_path / "asleep"
     with Decoder(Limits(seconds=100)) as decoder, ThreadPoolExecutor(1) as pool:
         look(decoder, path)
-        sleeping = pool.submit(look, decoder, path, gates.sleep)
+        sleeping = pool.submit(look, decoder, path, partial(gates.sleep, sign=sign))
+        while not sign.exists():
+            time.sleep(0.01)
         children = _wait_for_children(nursery(decoder))
         nursery(decoder).kill()
-        assert sleeping.result(timeout=20).reason is Reason.DECODE_CRASH
+        assert sleeping.result(timeout=30).reason is Reason.DECODE_CRASH
         _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
 
