@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from pydicom.filereader import read_file_meta_info
 
 from daemon.spool import Spool, StoredFile
+from daemon.telemetry import describe, log
 from triage.errors import NotAnalysed, Reason
 from triage.policy import ANALYSED_SOP_CLASSES
 from triage.records.intake import Intake, Receipt
+from triage.records.store import DatabaseError
 from triage.study import Header, ReceivedInstance
 from triage.vision.header import parse_header
 
@@ -68,7 +70,15 @@ class Arrivals:
             quarantined=reason is Reason.QUARANTINED,
             not_analysed=reason,
         )
-        return received, self.intake.receive(received)
+        return received, self._recorded(received)
+
+    def _recorded(self, received: ReceivedInstance) -> Receipt:
+        """A deadlock or a connection that broke is worth a second try: for many senders a failure is final."""
+        try:
+            return self.intake.receive(received)
+        except DatabaseError as error:
+            log().warning("database_tried_again", **describe(error))
+            return self.intake.receive(received)
 
 
 def _command(stored: StoredFile) -> Header:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from daemon import telemetry
 from daemon.settings import Settings, read_settings, split_peer
 from daemon.telemetry import log
-from triage.errors import CardMismatchError, TriageError
+from triage.errors import CardMismatchError, Reason, TriageError
 from triage.jobs import RetryRule
 from triage.policy import Policy
 
@@ -177,6 +177,8 @@ def readiness(house: House) -> dict[str, object]:
     waiting = house.queue.oldest_due_seconds()
     if waiting > WORKER_ABSENT_SECONDS:
         missing.append("No worker looks at the films: the order is first come, first served.")
+    if house.reading.count_not_analysed(Reason.MODEL_UNAVAILABLE):
+        missing.append("Films came while the network could not be loaded: they stand by arrival, not analysed.")
     if house.spool.free_mib() < house.settings.disk_free_mib_min:
         missing.append("The disk is nearly full: no new studies are received.")
     return {"ready": not missing, "missing": missing, "oldest_job_seconds": waiting}

@@ -13,11 +13,12 @@ from triage.card import Card, Population
 from triage.errors import Reason, SettingsError
 from triage.study import Analysis, Etiology, Finding, Header, Priority, Tier
 
+DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # Digital X-Ray Image Storage - For Processing
 ANALYSED_SOP_CLASSES = frozenset(
     {
         "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography Image Storage
         "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray Image Storage - For Presentation
-        "1.2.840.10008.5.1.4.1.1.1.1.1",  # Digital X-Ray Image Storage - For Processing
+        DX_FOR_PROCESSING,
         "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture Image Storage
     }
 )
@@ -57,7 +58,7 @@ def gate(header: Header, *, population: Population, policy: Policy) -> Reason | 
     """Why this film is not for the classifier, judged from its attributes alone; None if it is."""
     if header.sop_class_uid not in ANALYSED_SOP_CLASSES:
         return Reason.UNSUPPORTED_SOP_CLASS
-    if header.presentation_intent_type == "FOR PROCESSING":
+    if header.sop_class_uid == DX_FOR_PROCESSING or header.presentation_intent_type == "FOR PROCESSING":
         return Reason.FOR_PROCESSING
     if header.modality not in population.modalities:
         return Reason.UNSUPPORTED_MODALITY

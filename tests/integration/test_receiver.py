@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import OperationalError
 
 from daemon.arrival import Arrivals, ContradictionError
 from daemon.bell import Ringer, SocketBell
@@ -16,10 +17,11 @@ from daemon.receiver import STATUS_OF, Receiver, Watermark
 from daemon.spool import Spool
 from daemon.telemetry import Pseudonym
 from making import CR, POLICY, data_set, encoded
-from triage.records.intake import Intake
+from triage.records.intake import Intake, Receipt
 from triage.records.reading import Reading
 from triage.records.store import Store
 from triage.records.tables import instances, jobs
+from triage.study import ReceivedInstance
 
 SR = "1.2.840.10008.5.1.4.1.1.88.11"
 
@@ -146,6 +148,21 @@ def test_a_database_that_fails_is_out_of_resources_never_success(receiver: Recei
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO jobs"))
     assert worklist(engine) == []
+
+
+def test_a_connection_that_broke_is_tried_again(
+    receiver: Receiver, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = Intake.receive, [OperationalError("", {}, Exception())]
+
+    def break_once(self: Intake, received: ReceivedInstance) -> Receipt:
+        if failures:
+            raise failures.pop()
+        return real(self, received)
+
+    monkeypatch.setattr(Intake, "receive", break_once)
+    assert receiver.store(request(encoded(data_set()))) == 0x0000
+    assert worklist(engine) == [("1.2.1", "pending", None)]
 
 
 def test_each_exception_has_its_row_and_the_last_row_is_for_everything() -> None:

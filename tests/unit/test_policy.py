@@ -21,6 +21,7 @@ from triage.study import Analysis, Finding, Priority, Tier
         ({}, None),
         ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.2"}, Reason.UNSUPPORTED_SOP_CLASS),
         ({"presentation_intent_type": "FOR PROCESSING"}, Reason.FOR_PROCESSING),
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.1.1.1"}, Reason.FOR_PROCESSING),
         ({"modality": "OT"}, Reason.UNSUPPORTED_MODALITY),
         ({"body_part_examined": "LEG"}, Reason.NOT_CHEST_FRONTAL),
         ({"body_part_examined": ""}, Reason.BODY_PART_UNKNOWN),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select, text, update
+from sqlalchemy import Connection, RowMapping, func, select, text, update
 
-from triage.errors import ConflictError, StudyNotFoundError
+from triage.errors import ConflictError, Reason, StudyNotFoundError
 from triage.records.store import Store
 from triage.records.tables import UtcDateTime, studies
 from triage.study import ClinicalPriority, Status, WorklistEntry
@@ -36,6 +36,12 @@ class Reading:
         if row is None:
             raise StudyNotFoundError("no study is held under this Study Instance UID")
         return {**row, "clinical_priority": ClinicalPriority(row["clinical_priority"]).name}
+
+    def count_not_analysed(self, reason: Reason) -> int:
+        """Open studies that show this reason."""
+        shown = (studies.c.status != Status.READ) & (studies.c.reason == reason)
+        with self._store.reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(studies).where(shown)).scalar_one())
 
     def start_reading(self, study_instance_uid: str, reader: str) -> None:
         """Raise ConflictError if another reader holds it or it has been read."""

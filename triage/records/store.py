@@ -65,7 +65,7 @@ def open_engine(database_url: str) -> Engine:
 
 def _sqlite_engine(database_url: str) -> Engine:
     # The interpreter's own SQLite may have the WAL-reset bug (3.7.0 to 3.51.2); this wheel brings a newer one.
-    engine = create_engine(database_url, module=newer_sqlite, connect_args={"timeout": 20.0})
+    engine = create_engine(database_url, module=newer_sqlite, connect_args={"timeout": 10.0})
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver has no types

@@ -53,6 +53,20 @@ def _text(name: str, width: int) -> Column[str]:
     return Column(name, String(width), nullable=False, server_default="")
 
 
+def _priority_columns() -> list[Column[Any]]:
+    """The fields of `triage.study.Priority`: of one finding, and of a study the highest so far."""
+    return [
+        Column("analysis", String(16), nullable=False),
+        Column("reason", String(32)),
+        Column("flagged", Boolean, nullable=False),
+        Column("tier", String(16)),
+        Column("etiology", String(16)),
+        Column("p_pneumonia", Float),
+        Column("words", String(256), nullable=False),
+        Column("policy_version", String(64), nullable=False),
+    ]
+
+
 # SQLite increments only INTEGER primary keys by itself.
 RowId = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -79,14 +93,7 @@ studies = Table(
     Column("status", String(16), nullable=False),
     Column("reader", String(64)),
     Column("status_at", UtcDateTime),
-    Column("analysis", String(16), nullable=False),
-    Column("reason", String(32)),
-    Column("flagged", Boolean, nullable=False),
-    Column("tier", String(16)),
-    Column("etiology", String(16)),
-    Column("p_pneumonia", Float),
-    Column("words", String(256), nullable=False),
-    Column("policy_version", String(64), nullable=False),
+    *_priority_columns(),
     Column("analysed_at", UtcDateTime),
     Column("identity_conflict", Boolean, nullable=False),
 )
@@ -150,14 +157,7 @@ findings = Table(
     Column("p_normal", Float),
     Column("p_bacterial", Float),
     Column("p_viral", Float),
-    Column("analysis", String(16), nullable=False),
-    Column("reason", String(32)),
-    Column("flagged", Boolean, nullable=False),
-    Column("tier", String(16)),
-    Column("etiology", String(16)),
-    Column("p_pneumonia", Float),
-    Column("words", String(256), nullable=False),
-    Column("policy_version", String(64), nullable=False),
+    *_priority_columns(),
     Column("found_at", UtcDateTime, nullable=False),
 )
 
