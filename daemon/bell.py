@@ -2,7 +2,7 @@
 
 PostgreSQL rings by NOTIFY in the transaction that queues the job. Beside SQLite, which cannot, each worker has a
 datagram socket in the data folder and whoever queues a job sends to all of them, after the commit. A ring that is lost
-costs little: a worker looks for itself every few seconds.
+costs little: a worker looks for itself once a second.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -78,7 +78,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     from daemon.bell import bell
     from daemon.decoder import Decoder
     from daemon.sandbox import Limits
-    from daemon.worker import Times, Worker
+    from daemon.worker import NETWORK_PAUSE_SECONDS, Times, Worker
 
     settings = house.settings
     full_name = f"{socket.gethostname()[:40]}/{name or os.getpid()}"
@@ -99,7 +99,12 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
             times=Times(lease_seconds=settings.lease_seconds, job_seconds=settings.job_seconds),
             pseudonym=house.pseudonym,
         )
-        worker.run(stop, listening)
+        while not stop.is_set():
+            if worker.classifier is None:  # films wait, marked as such, until there is a network
+                worker.run(stop, listening, seconds=NETWORK_PAUSE_SECONDS)
+                worker = replace(worker, classifier=load_or_none(settings))
+            else:
+                worker.run(stop, listening)
     listening.close()
 
 

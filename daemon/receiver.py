@@ -87,6 +87,7 @@ def log_association(summary: AssociationSummary) -> None:
         outcome=summary.outcome,
         stored=summary.stored,
         failed=summary.failed,
+        statuses=" ".join(f"{status:04X}:{count}" for status, count in sorted(summary.statuses.items())),
         echoes=summary.echoes,
         bytes_received=summary.bytes_received,
         seconds=summary.seconds,

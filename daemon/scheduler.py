@@ -99,7 +99,7 @@ def run(sweeps: Sweeps, sweep_seconds: float, stop: threading.Event) -> None:
         (sweeps.time_out_pending, sweep_seconds),
         (sweeps.watch_disk, 60.0),
         (sweeps.delete_expired_files, _HOUR_SECONDS),
-        (sweeps.adopt_orphans, _HOUR_SECONDS),
+        (sweeps.adopt_orphans, _ORPHAN_SECONDS),
     ):
         scheduler.add_job(_guarded(sweep), "interval", seconds=seconds)
         _guarded(sweep)()

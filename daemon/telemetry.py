@@ -29,7 +29,7 @@ import structlog
 FIELDS = frozenset(
     {
         "event", "level", "timestamp", "logger", "process", "version", "error", "where",
-        "study", "instance", "outcome", "reason", "status", "duplicate", "conflict", "reopened", "attempts", "worker",
+        "study", "instance", "outcome", "reason", "status", "statuses", "duplicate", "conflict", "reopened", "attempts", "worker",
         "calling_ae", "called_ae", "address", "host", "port", "stored", "failed", "echoes", "bytes_received", "tls",
         "seconds", "queued_seconds", "decode_seconds", "score_seconds", "retry_seconds", "total_seconds",
         "flagged", "tier", "policy", "weights", "device", "threads", "database", "sqlite",

@@ -28,6 +28,8 @@ from triage.vision.classifier import Classifier
 # A worker looks for itself this often: for retries that have become due, and should a ring have been lost.
 LOOK_SECONDS = 1.0
 _DATABASE_PAUSE_SECONDS = 1.0
+# Without a network: how long a film waits for the next look, and a worker before the network is loaded again.
+NETWORK_PAUSE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +54,10 @@ class Worker:
     times: Times
     pseudonym: Pseudonym
 
-    def run(self, stop: threading.Event, bell: SocketBell | PostgresBell) -> None:
-        """Work until asked to stop; the job in hand is finished first."""
-        while not stop.is_set():
+    def run(self, stop: threading.Event, bell: SocketBell | PostgresBell, seconds: float = float("inf")) -> None:
+        """Work until asked to stop, or for so long; the job in hand is finished first."""
+        end = time.monotonic() + seconds
+        while not stop.is_set() and time.monotonic() < end:
             try:
                 busy = self.work_once()
             except DatabaseError as error:
@@ -71,6 +74,12 @@ class Worker:
             return False
         started = time.monotonic()
         with suppress(LostLeaseError), self._beating(job):
+            if self.classifier is None:
+                self.queue.defer(job, Reason.MODEL_UNAVAILABLE, NETWORK_PAUSE_SECONDS)
+                log().warning(
+                    "job_deferred", study=self.pseudonym(job.study_instance_uid), reason=Reason.MODEL_UNAVAILABLE
+                )
+                return True
             finding, look = self._look(job)
             priority = self._record(job, finding)
             self._log(job, finding, look, priority, time.monotonic() - started)

@@ -80,7 +80,8 @@ SELECT
         || ' order; ' || s.words
         || CASE WHEN s.overdue_at <= {now}
                 THEN '; waited over the limit of ' || s.waiting_limit_minutes || ' min' ELSE '' END
-        || CASE WHEN s.identity_conflict THEN '; identifiers contradict another object' ELSE '' END
+        || CASE WHEN s.identity_conflict THEN '; identifiers missing or contradictory' ELSE '' END
+        || CASE WHEN s.changed_while_reading THEN '; new images since the reading started' ELSE '' END
         || '; then by arrival' AS why
 FROM studies AS s
 WHERE s.status <> 'read'

@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("reader", sa.String(length=64), nullable=True),
         sa.Column("status_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("changed_while_reading", sa.Boolean(), nullable=False),
         sa.Column("analysis", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.String(length=32), nullable=True),
         sa.Column("flagged", sa.Boolean(), nullable=False),

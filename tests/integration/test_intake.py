@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from making import POLICY, received
-from triage.errors import ConflictError, Reason, StudyNotFoundError
+from triage.errors import ConflictError, Reason, SettingsError, StudyNotFoundError
 from triage.records.intake import Intake, Receipt, known_hashes
 from triage.records.reading import Reading
 from triage.records.store import Store
@@ -52,7 +52,7 @@ def test_the_same_uid_with_other_content_is_kept_beside_the_first_and_marked(sto
     assert intake.receive(received(1, content="other")) == Receipt(conflict=True, queued=True)
     (entry,) = Reading(store).worklist()
     assert entry.identity_conflict
-    assert "identifiers contradict" in entry.why
+    assert "identifiers missing or contradictory" in entry.why
     assert count(store, instances) == 2
 
 
@@ -73,10 +73,53 @@ def test_an_object_that_is_not_analysed_is_listed_with_its_reason_and_without_a_
 
 
 def test_later_demographics_are_shown_and_absent_ones_do_not_erase(store: Store, intake: Intake) -> None:
-    intake.receive(received(1, study=5, patient_name="Old^Name", accession_number="A5"))
-    intake.receive(received(2, study=5, patient_name="New^Name", accession_number=""))
+    intake.receive(received(1, study=5, patient_id="P", patient_name="Old^Name", accession_number="A5"))
+    intake.receive(received(2, study=5, patient_id="P", patient_name="New^Name", accession_number=""))
     (entry,) = Reading(store).worklist()
-    assert (entry.patient_name, entry.accession_number) == ("New^Name", "A5")
+    assert (entry.patient_name, entry.accession_number, entry.identity_conflict) == ("New^Name", "A5", False)
+
+
+@pytest.mark.parametrize("changed", ["patient_id", "accession_number", "patient_birth_date"])
+def test_a_film_of_another_patient_or_order_marks_the_study_and_hides_nobody(
+    store: Store, intake: Intake, changed: str
+) -> None:
+    first = {"patient_id": "P1", "accession_number": "A1", "patient_birth_date": "20200101", "patient_name": "One"}
+    intake.receive(received(1, study=5, **first))
+    intake.receive(received(2, study=5, **{**first, changed: "OTHER", "patient_name": "Two"}))
+    (entry,) = Reading(store).worklist()
+    assert (entry.patient_id, entry.accession_number, entry.patient_name) == ("P1", "A1", "One")
+    assert entry.identity_conflict
+    assert "identifiers missing or contradictory" in entry.why
+
+
+def test_a_refused_object_renames_nobody_and_raises_nothing(store: Store, intake: Intake) -> None:
+    intake.receive(received(1, study=5, patient_id="", patient_name="One"))
+    refused = received(2, study=5, patient_name="Refused", clinical_priority=0, not_analysed=Reason.QUARANTINED)
+    intake.receive(replace(refused, quarantined=True))
+    (entry,) = Reading(store).worklist()
+    assert (entry.patient_name, entry.clinical_priority, entry.identity_conflict) == ("One", "ROUTINE", True)
+
+
+def test_a_study_cannot_be_closed_over_images_its_reader_has_not_seen(store: Store, intake: Intake) -> None:
+    reading = Reading(store)
+    intake.receive(received(1, study=5))
+    reading.start_reading("1.2.5", "dr-a")
+    intake.receive(received(2, study=5))
+    with pytest.raises(ConflictError, match="new images"):
+        reading.close("1.2.5", "dr-a")
+    (entry,) = reading.worklist()
+    assert "new images since the reading started" in entry.why
+    reading.start_reading("1.2.5", "dr-a")
+    reading.close("1.2.5", "dr-a")
+    assert reading.worklist() == []
+
+
+def test_a_policy_that_changed_under_its_version_is_refused(store: Store, intake: Intake) -> None:
+    intake.receive(received(1))
+    intake.check_policy()
+    Intake(store, replace(POLICY, version="new", accept_unknown=("age",))).check_policy()
+    with pytest.raises(SettingsError, match="new version"):
+        Intake(store, replace(POLICY, accept_unknown=("age",))).check_policy()
 
 
 def test_clinical_priority_rises_and_never_falls(store: Store, intake: Intake) -> None:
@@ -116,6 +159,9 @@ def test_two_readers_cannot_hold_one_study(store: Store, intake: Intake) -> None
     assert (reading.worklist()[0].status, reading.worklist()[0].reader) == ("reading", "dr-a")
     reading.release("1.2.1")
     reading.start_reading("1.2.1", "dr-b")
+    for verb in (reading.close, reading.release):
+        with pytest.raises(ConflictError):
+            verb("1.2.1", "dr-a")
     reading.close("1.2.1")
     reading.close("1.2.1")
     assert reading.study("1.2.1")["reader"] == "dr-b"

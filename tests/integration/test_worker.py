@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRLittleEndian
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text, update
 
 from daemon.arrival import Arrivals
 from daemon.bell import Ringer, bell
@@ -30,6 +30,7 @@ from triage.records.intake import Intake
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 from triage.records.store import Store
+from triage.records.tables import jobs
 from triage.study import WorklistEntry
 from triage.vision.classifier import Classifier, EfficientNetLite0
 
@@ -139,10 +140,16 @@ def test_a_file_that_rotted_on_disk_is_not_analysed(bench: Bench) -> None:
     assert bench.entry().reason == "decode_error"
 
 
-def test_without_a_network_every_study_says_so_and_keeps_its_place(bench: Bench) -> None:
+def test_without_a_network_every_study_says_so_and_is_analysed_once_there_is_one(bench: Bench) -> None:
     bench.film()
-    replace(bench.worker, classifier=None).work_once()
+    assert replace(bench.worker, classifier=None).work_once()
     assert (bench.entry().analysis, bench.entry().reason) == ("not_analysed", "model_unavailable")
+    assert not bench.worker.work_once()  # not due yet
+    with bench.store.writing() as connection:
+        connection.execute(update(jobs).values(available_at=bench.store.after(-1)))
+        assert connection.execute(select(jobs.c.attempts)).scalar_one() == 0
+    assert bench.worker.work_once()
+    assert bench.entry().analysis == "analysed"
 
 
 class BrokenClassifier(Classifier):

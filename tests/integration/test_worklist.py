@@ -151,6 +151,7 @@ def row(number: int, at: datetime) -> dict[str, Any]:
         "clinical_priority": 2,
         "episode": 0,
         "status": "unread",
+        "changed_while_reading": False,
         "identity_conflict": False,
         **study_columns(waiting),
     }

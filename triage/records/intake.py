@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Table, insert, select, text, update
 
 from triage import policy as rules
-from triage.errors import Reason
+from triage.errors import Reason, SettingsError
 from triage.jobs import JobState
 from triage.policy import Policy
 from triage.records.store import JOBS_CHANNEL, Store, study_columns
@@ -46,7 +46,7 @@ class Intake:
         header = received.header
         with self._store.writing() as connection:
             self._ensure_policy(connection)
-            self._ensure_study(connection, header)
+            is_new = self._ensure_study(connection, header)
             study = self._store.lock_study(connection, header.study_instance_uid)
             if self._is_duplicate(connection, received):
                 return Receipt(duplicate=True)
@@ -57,16 +57,27 @@ class Intake:
                 self._reopen(connection, header.study_instance_uid, episode)
             instance_id = self._insert_instance(connection, received, episode, conflict=conflict)
             self._queue_or_explain(connection, instance_id, received)
-            self._update_study(connection, study, received, conflict=conflict)
+            self._update_study(connection, study, received, conflict=conflict, is_new=is_new)
             self._store.settle(connection, header.study_instance_uid, self._policy)
             return Receipt(conflict=conflict, reopened=reopened, queued=received.not_analysed is None)
+
+    def check_policy(self) -> None:
+        """Raise SettingsError if this version of the policy has made priorities with other content."""
+        query = select(policies.c.content).where(policies.c.version == self._policy.version)
+        with self._store.reading() as connection:
+            known = connection.execute(query).scalar_one_or_none()
+        if known is not None and json.loads(known) != asdict(self._policy) | {
+            "accept_unknown": list(self._policy.accept_unknown)
+        }:
+            raise SettingsError(f"[policy] has changed since version {self._policy.version!r}: give it a new version")
 
     def _ensure_policy(self, connection: Connection) -> None:
         content = json.dumps(asdict(self._policy), sort_keys=True)
         row = {"version": self._policy.version, "content": content, "first_used_at": self._store.now()}
         connection.execute(self._store.insert_if_absent(policies).values(row))
 
-    def _ensure_study(self, connection: Connection, header: Header) -> None:
+    def _ensure_study(self, connection: Connection, header: Header) -> bool:
+        """Whether it was not held before."""
         row = {
             "study_instance_uid": header.study_instance_uid,
             "received_at": self._store.now(),
@@ -76,10 +87,11 @@ class Intake:
             "clinical_priority": int(header.clinical_priority),
             "episode": 0,
             "status": Status.UNREAD,
+            "changed_while_reading": False,
             "identity_conflict": False,
             **study_columns(rules.pending(self._policy)),
         }
-        connection.execute(self._store.insert_if_absent(studies).values(row))
+        return connection.execute(self._store.insert_if_absent(studies).values(row)).rowcount > 0
 
     def _is_duplicate(self, connection: Connection, received: ReceivedInstance) -> bool:
         same = (instances.c.sop_instance_uid == received.header.sop_instance_uid) & (
@@ -153,27 +165,44 @@ class Intake:
             connection.execute(text(f"NOTIFY {JOBS_CHANNEL}"))
 
     def _update_study(
-        self, connection: Connection, study: RowMapping, received: ReceivedInstance, *, conflict: bool
+        self, connection: Connection, study: RowMapping, received: ReceivedInstance, *, conflict: bool, is_new: bool
     ) -> None:
-        """The latest demographics are shown; a later object may raise the clinical priority, never lower it."""
+        """Later objects fill in what was missing and may raise the clinical priority, never lower it.
+
+        An object of another patient or order marks the study and changes nothing else of it: whoever is looked for
+        under the first name is still found. So does one that was refused.
+        """
         header = received.header
-        shown = {
-            "accession_number": header.accession_number,
-            "patient_id": header.patient_id,
-            "patient_name": header.patient_name,
-            "patient_birth_date": header.patient_birth_date,
-            "patient_sex": header.patient_sex,
-            "age_years": header.age_years,
-            "study_date": header.study_date,
-            "study_description": header.study_description,
-            "modality": header.modality if received.not_analysed is None else study["modality"] or header.modality,
-        }
-        values = {name: value for name, value in shown.items() if value not in ("", None)}
-        unclear = conflict or received.not_analysed is Reason.IDENTITY_CONFLICT or received.quarantined
+        contradicts = not is_new and _contradicts(study, header)
+        values: dict[str, Any] = {}
+        if is_new or not received.quarantined:
+            values["clinical_priority"] = min(study["clinical_priority"], int(header.clinical_priority))
+        if is_new or not (contradicts or received.quarantined):
+            values |= _shown(study, received)
+        unclear = conflict or contradicts or received.not_analysed is Reason.IDENTITY_CONFLICT or received.quarantined
         values["identity_conflict"] = study["identity_conflict"] or unclear
-        values["clinical_priority"] = min(study["clinical_priority"], int(header.clinical_priority))
+        seen_too_early = study["status"] == Status.READING and rules.reopens(header.sop_class_uid)
+        values["changed_while_reading"] = study["changed_while_reading"] or seen_too_early
         same = studies.c.study_instance_uid == header.study_instance_uid
         connection.execute(update(studies).where(same).values(_fit(studies, values)))
+
+
+_IDENTITY = ("patient_id", "patient_birth_date", "accession_number")
+
+
+def _contradicts(study: RowMapping, header: Header) -> bool:
+    """Whether this object names another patient or order than the study does; what is absent contradicts nothing."""
+    named = _fit(studies, {name: getattr(header, name) for name in _IDENTITY})
+    return any(study[name] and named[name] and study[name] != named[name] for name in _IDENTITY)
+
+
+def _shown(study: RowMapping, received: ReceivedInstance) -> dict[str, Any]:
+    """What the worklist shows of the study, from its latest object; what is absent there stays."""
+    header = received.header
+    names = (*_IDENTITY, "patient_name", "patient_sex", "age_years", "study_date", "study_description")
+    shown = {name: getattr(header, name) for name in names}
+    shown["modality"] = header.modality if received.not_analysed is None else study["modality"] or header.modality
+    return {name: value for name, value in shown.items() if value not in ("", None)}
 
 
 def _fit(table: Table, row: dict[str, Any]) -> dict[str, Any]:

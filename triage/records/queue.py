@@ -93,6 +93,26 @@ class Queue:
                 raise LostLeaseError("the lease was given to another worker")
         return None
 
+    def defer(self, job: Job, reason: Reason, delay_seconds: float) -> None:
+        """Put the job back because of something that is not its fault: the attempt does not count.
+
+        A pending study says why it was not analysed, as after a time-out; the answer that comes later still counts.
+        """
+        shown = rules.not_analysed(reason, self._policy)
+        with self._store.writing() as connection:
+            self._store.lock_study(connection, job.study_instance_uid)
+            again = update(jobs).where(_held(job))
+            values = {**self._queued(delay_seconds), "attempts": jobs.c.attempts - 1, "reason": reason}
+            if connection.execute(again.values(values)).rowcount == 0:
+                raise LostLeaseError("the lease was given to another worker")
+            self._show(connection, shown, studies.c.study_instance_uid == job.study_instance_uid)
+
+    def _show(self, connection: Connection, shown: Priority, which: ColumnElement[bool]) -> int:
+        """Of pending studies alone: nothing that has been found is hidden."""
+        pending = update(studies).where((studies.c.analysis == Analysis.PENDING) & which)
+        values = {"analysis": shown.analysis, "reason": shown.reason, "words": shown.words}
+        return connection.execute(pending.values(**values, analysed_at=self._store.now())).rowcount
+
     def _queued(self, delay: float) -> dict[str, object]:
         return {
             "state": JobState.QUEUED,
@@ -146,14 +166,9 @@ class Queue:
             .join(jobs, jobs.c.instance_id == instances.c.instance_id)
             .where(jobs.c.state.in_(OPEN_JOBS) & (jobs.c.created_at <= self._store.after(-limit_seconds)))
         )
-        shown = rules.not_analysed(Reason.TIMEOUT, self._policy)
         with self._store.writing() as connection:
-            timed_out = connection.execute(
-                update(studies)
-                .where((studies.c.analysis == Analysis.PENDING) & studies.c.study_instance_uid.in_(late))
-                .values(analysis=shown.analysis, reason=shown.reason, words=shown.words, analysed_at=self._store.now())
-            )
-            return timed_out.rowcount
+            shown = rules.not_analysed(Reason.TIMEOUT, self._policy)
+            return self._show(connection, shown, studies.c.study_instance_uid.in_(late))
 
     def depth(self) -> dict[str, int]:
         """Number of jobs in each open state."""

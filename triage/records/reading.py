@@ -49,30 +49,44 @@ class Reading:
             row = self._store.lock_study(connection, study_instance_uid)
             if row["status"] == Status.READ:
                 raise ConflictError("the study has been read")
-            if row["status"] == Status.READING and row["reader"] != reader:
-                raise ConflictError("another reader holds the study")
+            _refuse_another(row, reader)
             self._set_status(connection, study_instance_uid, Status.READING, reader)
 
-    def release(self, study_instance_uid: str) -> None:
-        """Back to unread, at its old place. Raise ConflictError if it has been read."""
+    def release(self, study_instance_uid: str, reader: str | None = None) -> None:
+        """Back to unread, at its old place. Raise ConflictError if it was read, or ``reader`` is not who holds it."""
         with self._store.writing() as connection:
-            if self._store.lock_study(connection, study_instance_uid)["status"] == Status.READ:
+            row = self._store.lock_study(connection, study_instance_uid)
+            if row["status"] == Status.READ:
                 raise ConflictError("the study has been read")
+            _refuse_another(row, reader)
             self._set_status(connection, study_instance_uid, Status.UNREAD, None)
 
     def close(self, study_instance_uid: str, reader: str | None = None) -> None:
-        """The study has been read and leaves the worklist; closing it again changes nothing."""
+        """The study has been read and leaves the worklist; closing it again changes nothing.
+
+        Raise ConflictError if ``reader`` is not who holds it, or if images came after the reading was started: starting
+        it again says that they have been seen.
+        """
         with self._store.writing() as connection:
             row = self._store.lock_study(connection, study_instance_uid)
-            if row["status"] != Status.READ:
-                self._set_status(connection, study_instance_uid, Status.READ, reader or row["reader"])
+            if row["status"] == Status.READ:
+                return
+            _refuse_another(row, reader)
+            if row["changed_while_reading"]:
+                raise ConflictError("new images have arrived since the reading was started: start it again to see them")
+            self._set_status(connection, study_instance_uid, Status.READ, reader or row["reader"])
 
     def _set_status(self, connection: Connection, study_instance_uid: str, status: Status, reader: str | None) -> None:
         connection.execute(
             update(studies)
             .where(studies.c.study_instance_uid == study_instance_uid)
-            .values(status=status, reader=reader, status_at=self._store.now())
+            .values(status=status, reader=reader, status_at=self._store.now(), changed_while_reading=False)
         )
+
+
+def _refuse_another(row: RowMapping, reader: str | None) -> None:
+    if reader and row["status"] == Status.READING and row["reader"] != reader:
+        raise ConflictError("another reader holds the study")
 
 
 def _entry(row: RowMapping) -> WorklistEntry:

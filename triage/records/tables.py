@@ -93,6 +93,8 @@ studies = Table(
     Column("status", String(16), nullable=False),
     Column("reader", String(64)),
     Column("status_at", UtcDateTime),
+    # An image came after the reader had started: the study cannot be closed before it has been looked at again.
+    Column("changed_while_reading", Boolean, nullable=False),
     *_priority_columns(),
     Column("analysed_at", UtcDateTime),
     Column("identity_conflict", Boolean, nullable=False),

@@ -52,13 +52,17 @@ _KEYWORDS = (
 )
 HEADER_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in _KEYWORDS]
 
-# PS3.3 10.21, table 10-46a of the Requested Procedure: STAT, HIGH, ROUTINE, MEDIUM, LOW.
-_PRIORITIES = {"STAT": ClinicalPriority.STAT, "HIGH": ClinicalPriority.URGENT}
+# DICOM's terms are STAT, HIGH, ROUTINE, MEDIUM, LOW (PS3.3 C.4.11); many systems send HL7's (table 0485) or words.
+_PRIORITIES = dict.fromkeys(("STAT", "S", "EMERGENCY", "EMERGENT"), ClinicalPriority.STAT) | dict.fromkeys(
+    ("HIGH", "URGENT", "ASAP", "A"), ClinicalPriority.URGENT
+)
 # PS3.5 6.2, Age String. A year is 365.25 days, so that 12 months are one year exactly.
 _YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 _DATE = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})")  # with dots before 1993
 _OLDEST_YEARS = 150
+# A stated age is often rounded down to the year, or taken on another day than the film.
+_AGES_APART_YEARS = 1.5
 
 
 def parse_header(source: Path | bytes | bytearray | memoryview) -> Header:
@@ -151,17 +155,24 @@ def _transfer_syntax_uid(dataset: Dataset) -> str:
 
 
 def _age_years(dataset: Dataset) -> float | None:
+    """None also where the stated age and the dates contradict each other: one of them is another patient's."""
+    stated, dated = _stated_age_years(dataset), _dated_age_years(dataset)
+    if stated is not None and dated is not None and abs(stated - dated) > _AGES_APART_YEARS:
+        return None
+    years = dated if stated is None else stated
+    return years if years is not None and 0 <= years <= _OLDEST_YEARS else None
+
+
+def _stated_age_years(dataset: Dataset) -> float | None:
     stated = _AGE.fullmatch(_text(dataset, "PatientAge").upper())
-    if stated:
-        years = int(stated[1]) * _YEARS_PER_UNIT[stated[2]]
-        return years if years <= _OLDEST_YEARS else None
+    return int(stated[1]) * _YEARS_PER_UNIT[stated[2]] if stated else None
+
+
+def _dated_age_years(dataset: Dataset) -> float | None:
     born = _date(_text(dataset, "PatientBirthDate"))
     dates = (_date(_text(dataset, keyword)) for keyword in ("StudyDate", "AcquisitionDate", "ContentDate"))
     taken = next((day for day in dates if day), None)
-    if not born or not taken:
-        return None
-    years = (taken - born).days * _YEARS_PER_UNIT["D"]
-    return years if 0 <= years <= _OLDEST_YEARS else None
+    return (taken - born).days * _YEARS_PER_UNIT["D"] if born and taken else None
 
 
 def _date(text: str) -> date | None:
