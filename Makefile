@@ -3,6 +3,7 @@ PYTHON ?= python3
 # The CPU build where pip knows one; for a GPU or another index: make setup TORCH="torch --index-url URL"
 TORCH  ?= torch==2.13.0
 FILMS  ?=
+COUNT  ?=
 STAY   ?=
 ONLY   ?=
 V      := .venv/bin
@@ -20,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP) ## .venv with .venv/bin/triage
 
-demo: $(STAMP) ## the main job: a morning of studies arrives and is triaged (FILMS=folder, STAY=1)
-	$(V)/triage demo $(if $(FILMS),--films "$(FILMS)") $(if $(STAY),--stay)
+demo: $(STAMP) ## the main job: a morning of studies arrives and is triaged (FILMS=folder, COUNT=40, STAY=1)
+	$(V)/triage demo $(if $(FILMS),--films "$(FILMS)") $(if $(COUNT),--count $(COUNT)) $(if $(STAY),--stay)
 
 test: $(STAMP) peers ## lint, types and all tests
 	$(MAKE) --no-print-directory lint types

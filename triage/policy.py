@@ -23,9 +23,8 @@ ANALYSED_SOP_CLASSES = frozenset(
     }
 )
 # Objects without an image of their own: they never reopen a study that has been read (PS3.4 B.5 lists the classes).
-NON_IMAGE_SOP_CLASSES = tuple(
-    "1.2.840.10008.5.1.4.1.1." + branch for branch in ("11.", "88.", "104.", "66", "67", "9.", "90.1", "481.3", "481.5", "481.8", "481.9")
-)
+_NON_IMAGES = ("11.", "88.", "104.", "66", "67", "9.", "90.1", "481.3", "481.5", "481.8", "481.9")
+NON_IMAGE_SOP_CLASSES = tuple("1.2.840.10008.5.1.4.1.1." + branch for branch in _NON_IMAGES)
 UNKNOWNS = {"age": Reason.AGE_UNKNOWN, "view": Reason.VIEW_UNKNOWN, "body_part": Reason.BODY_PART_UNKNOWN}
 
 
