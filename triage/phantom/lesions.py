@@ -28,7 +28,7 @@ def consolidation(tissue: Layer, air: Layer, rng: Generator) -> Layer:
     open_bronchi = _strands(rng, 0.011, 5) * filled
     filled = np.clip(filled - 0.4 * open_bronchi, 0, 1)
     lobar = tissue + filled * np.maximum(air * 0.95 - tissue, 0)
-    return interstitial(lobar, air, rng, strength=rng.uniform(0.35, 0.7))
+    return interstitial(lobar, air, rng, strength=rng.uniform(0.8, 1.1))
 
 
 def _lobe(place: tuple[float, float, float, float], rng: Generator) -> Layer:
