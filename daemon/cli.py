@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+import textwrap
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,7 +19,18 @@ from typing import Annotated
 import typer
 
 from daemon import lifecycle
-from daemon.house import build_listener, build_tls, load, load_or_none, open_house, readiness
+from daemon.house import (
+    DatabaseUnavailableError,
+    await_database,
+    build_listener,
+    decoding_limits,
+    load,
+    load_or_none,
+    need_database,
+    open_house,
+    open_house_with_database,
+    readiness,
+)
 from daemon.settings import read_settings, table
 from daemon.telemetry import log
 from triage.errors import TriageError
@@ -41,6 +53,9 @@ def serve() -> None:
     """Run receiver, workers, scheduler and web page, and keep them running."""
     house = open_house("serve")
     stop = lifecycle.stop_on_signals()
+    house.spool  # noqa: B018 - what is wrong with the folder is told once, here
+    if not await_database(house, stop):
+        return
     backend = house.store.backend
     house.store.engine.dispose()
     log().info("started", version=version("worklist-triage"), database=backend, policy=house.policy.version)
@@ -55,6 +70,7 @@ def receive() -> None:
     house = open_house("receiver")
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
+    need_database(house)
     house.spool.clear_incoming()
     listener = build_listener(house)
     try:
@@ -62,9 +78,8 @@ def receive() -> None:
     except OSError as error:
         where = f"{house.settings.dicom_host}:{house.settings.dicom_port}"
         raise TriageError(f"cannot listen on {where}: {error.strerror}") from error
-    log().info(
-        "receiving", host=house.settings.dicom_host, port=listener.port, tls=build_tls(house.settings) is not None
-    )
+    tls = house.settings.dicom_tls_certificate_file is not None
+    log().info("receiving", host=house.settings.dicom_host, port=listener.port, tls=tls)
     stop.wait()
     listener.stop(grace_seconds=10.0)
 
@@ -75,9 +90,9 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     house = open_house(name or "worker")
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
+    need_database(house)
     from daemon.bell import bell
     from daemon.decoder import Decoder
-    from daemon.sandbox import Limits
     from daemon.worker import NETWORK_PAUSE_SECONDS, Times, Worker
 
     settings = house.settings
@@ -85,8 +100,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     if name:  # whoever had this name before is dead: its job need not wait for the lease to run out
         house.queue.expire(house.rule, worker=full_name)
     listening = bell(house.store, settings.data_dir)
-    limits = Limits(seconds=settings.decode_seconds, memory_bytes=settings.decode_mib * 2**20)
-    with Decoder(limits) as decoder:
+    with Decoder(decoding_limits(settings)) as decoder:
         decoder.warm()  # loads its codecs while the network is loaded here
         worker = Worker(
             name=full_name,
@@ -114,6 +128,7 @@ def schedule() -> None:
     house = open_house("scheduler")
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
+    need_database(house)
     from daemon.scheduler import Sweeps, run
 
     settings = house.settings
@@ -137,6 +152,7 @@ def web() -> None:
     house = open_house("web")
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
+    need_database(house)
     from daemon.web.server import build_app, serve
 
     settings = house.settings
@@ -151,51 +167,55 @@ def web() -> None:
 @app.command()
 def worklist(*, as_json: AsJson = False) -> None:
     """Show the reading worklist in its order, with the reason for each place."""
-    entries = open_house("worklist").reading.worklist()
+    house = open_house_with_database("worklist")
+    entries = house.reading.worklist()
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in entries], default=datetime.isoformat, indent=2))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    shown = Table(title="Reading worklist - for prioritisation only, not for diagnosis")
+    from triage.records.store import shown_url
+
+    where = escape(shown_url(house.settings.url))
+    shown = Table(title=f"Reading worklist - for prioritisation only, not for diagnosis\n{where}")
     for column in ("Rank", "Patient", "Accession", "Modality", "Waiting", "Status", "Why here?"):
         shown.add_column(column)
     for entry in entries:
         patient = f"{entry.patient_name} ({entry.patient_id})"
         waiting = f"{entry.waiting_seconds // 60} min"
         row = (str(entry.rank), patient, entry.accession_number, entry.modality, waiting, entry.status, entry.why)
-        shown.add_row(*(cell.replace("[", r"\[") for cell in row))
+        shown.add_row(*map(escape, row))
     Console().print(shown)
 
 
 @app.command()
 def close(study_instance_uid: str) -> None:
     """Mark a study as read: it leaves the worklist."""
-    open_house("close").reading.close(study_instance_uid)
+    open_house_with_database("close").reading.close(study_instance_uid)
 
 
 @app.command()
 def settings(*, as_json: AsJson = False) -> None:
     """Show every setting: name, value here, unit or meaning."""
+    from triage.records.store import shown_url
+
     current, policy = read_settings()
-    values = {name: str(getattr(current, name.removeprefix("TRIAGE_").lower())) for name, *_ in table()}
-    values["TRIAGE_DATABASE_URL"] = current.shown_url
+    url = shown_url(current.url)
+    rows = [replace(row, value=url) if row.name == "TRIAGE_DATABASE_URL" else row for row in table(current)]
     if as_json:
+        values = {row.name: row.value for row in rows}
         typer.echo(json.dumps({"settings": values, "policy": asdict(policy)}, indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(
-        title="Settings: environment, or the TOML file named by TRIAGE_CONFIG_FILE (names in lower case there)"
-    )
-    for column in ("Name", "Value", "Default", "Meaning"):
-        shown.add_column(column, overflow="fold")
-    for name, _, default, meaning in table():
-        shown.add_row(name, values[name], default, meaning)
-    Console().print(shown)
-    Console().print("Policy, [policy] in the TOML file:", asdict(policy), markup=False)
+    typer.echo("# environment, or TRIAGE_CONFIG_FILE (TOML: lower case, without TRIAGE_)")
+    for row in rows:
+        default = f" (default: {row.default or 'empty'})" if row.value != row.default else ""
+        typer.echo(f"{row.name}={row.value}")
+        typer.echo(textwrap.fill(row.meaning + default, 76, initial_indent="    ", subsequent_indent="    "))
+    typer.echo("\n# only in that file\n[policy]")
+    for name, value in asdict(policy).items():
+        typer.echo(f"{name} = {json.dumps(value)}")
 
 
 # -- films ---------------------------------------------------------------------------------------------------------
@@ -209,7 +229,7 @@ def score(
     from daemon.offline import score_films
 
     current, policy = read_settings()
-    results = list(score_films(films, load(current), policy))
+    results = list(score_films(films, load(current), policy, decoding_limits(current)))
     if as_json:
         typer.echo(json.dumps(results, indent=2))
     else:
@@ -272,9 +292,12 @@ def demo(
 
 
 def main() -> None:
-    """Exit 2 with one clear line where a person has to mend something."""
+    """Exit with one clear line: 2 where a person has to mend something, 1 where it may pass."""
     try:
         app()
+    except DatabaseUnavailableError as error:
+        typer.echo(f"triage: {error}", err=True)
+        sys.exit(lifecycle.EXIT_AGAIN)
     except TriageError as error:
         typer.echo(f"triage: {error}", err=True)
         sys.exit(lifecycle.EXIT_MEND)

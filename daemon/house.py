@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import ssl
-import sys
+import threading
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daemon import telemetry
+from daemon.lifecycle import EXIT_AGAIN
 from daemon.settings import Settings, read_settings, split_peer
 from daemon.telemetry import log
 from triage.errors import CardMismatchError, Reason, TriageError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from daemon.arrival import Arrivals
     from daemon.bell import Ringer
     from daemon.dicom.association import Listener
+    from daemon.sandbox import Limits
     from daemon.spool import Spool
     from triage.records.queue import Queue
     from triage.records.reading import Reading
@@ -31,6 +34,19 @@ if TYPE_CHECKING:
 
 # A job that nobody has taken for so long means that no worker runs, or that all are far behind.
 WORKER_ABSENT_SECONDS = 60.0
+_DATABASE_PAUSE_SECONDS = 2.0
+# What may be repeated of a database's complaint; the rest of its text stays out of sight.
+_COMPLAINTS = (
+    "connection refused", "timeout expired", "timed out", "no route to host", "network is unreachable",
+    "failed to resolve host", "password authentication failed", "no password supplied", "no pg_hba.conf entry",
+    "does not exist", "permission denied", "starting up", "shutting down", "too many clients",
+    "unable to open database file", "readonly database", "database is locked", "disk i/o error", "disk is full",
+    "not a database", "malformed",
+)  # fmt: skip
+
+
+class DatabaseUnavailableError(TriageError):
+    """The database cannot be reached now; nobody has to mend anything here for it to come back."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +70,21 @@ class House:
     @cached_property
     def store(self) -> Store:
         from triage.records import schema
-        from triage.records.store import DatabaseError, Store, open_engine
+        from triage.records.store import DatabaseError, Store, open_engine, shown_url
 
-        self.spool  # noqa: B018 - SQLite's folder has to be there
+        where = f"database_url {shown_url(self.settings.url)}"
+        if not self.settings.database_url:
+            self.spool  # noqa: B018 - SQLite's folder has to be there
         try:
             engine = open_engine(self.settings.url)
+        except DatabaseError as error:
+            raise TriageError(f"{where}: {_complaint(error)}") from None
+        try:
             schema.upgrade(engine)
         except DatabaseError as error:
-            raise TriageError(f"database_url: cannot open the database ({type(error).__name__})") from error
+            engine.dispose()
+            kind = DatabaseUnavailableError if _may_pass(error, engine.dialect.name) else TriageError
+            raise kind(f"{where}: {_complaint(error)}") from None
         return Store(engine)
 
     @cached_property
@@ -98,11 +121,54 @@ class House:
         return RetryRule(attempts_max=self.settings.attempts_max, delay_seconds=self.settings.retry_seconds)
 
 
+def _may_pass(error: Exception, backend: str) -> bool:
+    from triage.records.store import OperationError
+
+    return isinstance(error, OperationError) and (backend != "sqlite" or "database is locked" in str(error))
+
+
+def _complaint(error: Exception) -> str:
+    told = str(error).lower()
+    return next((words for words in _COMPLAINTS if words in told), f"cannot be opened ({type(error).__name__})")
+
+
 def open_house(process: str) -> House:
-    """Read the settings and set up logging: the first thing each process does."""
+    """Read the settings and set up logging: the first thing each process does. Its files are its own from then on."""
+    os.umask(0o077)
     settings, policy = read_settings()
     telemetry.configure(settings.log_format, settings.log_level, process)
     return House(settings, policy)
+
+
+def open_house_with_database(process: str) -> House:
+    """For commands that look at what a daemon keeps: they must not begin a new database. Raise TriageError."""
+    house = open_house(process)
+    file = house.settings.sqlite_file
+    if file is not None and not file.exists():
+        raise TriageError(f"no database at {file}; is TRIAGE_DATA_DIR set?")
+    return house
+
+
+def await_database(house: House, stop: threading.Event) -> bool:
+    """Whether it was there before ``stop``: a database server may start after us. Raise TriageError if it is wrong."""
+    while not stop.is_set():
+        try:
+            house.arrivals.intake.check_policy()  # opens it
+        except DatabaseUnavailableError as error:
+            log().error("database_unavailable", problem=str(error), retry_seconds=_DATABASE_PAUSE_SECONDS)
+            stop.wait(_DATABASE_PAUSE_SECONDS)
+        else:
+            return True
+    return False
+
+
+def need_database(house: House) -> None:
+    """End this process if the database is away: who supervises it starts it again, with growing pauses."""
+    try:
+        house.arrivals.intake.check_policy()  # opens it
+    except DatabaseUnavailableError as error:
+        log().error("database_unavailable", problem=str(error))
+        raise SystemExit(EXIT_AGAIN) from None
 
 
 def build_listener(house: House) -> Listener:
@@ -141,14 +207,38 @@ def build_tls(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _check_certificates("dicom_tls_certificate_file", settings.dicom_tls_certificate_file)
     try:
-        context.load_cert_chain(settings.dicom_tls_certificate_file, settings.dicom_tls_key_file)
-        if settings.dicom_tls_ca_file is not None:
-            context.load_verify_locations(settings.dicom_tls_ca_file)
-            context.verify_mode = ssl.CERT_REQUIRED
+        # Without the passphrase it would ask at the terminal.
+        context.load_cert_chain(settings.dicom_tls_certificate_file, settings.dicom_tls_key_file, password="")
     except OSError as error:
-        raise TriageError(f"dicom_tls_*_file: {error.strerror or type(error).__name__}") from error
+        not_pem = "not a PEM key, or one with a passphrase"
+        mismatch = getattr(error, "reason", "") == "KEY_VALUES_MISMATCH"
+        words = "not the key of dicom_tls_certificate_file" if mismatch else _file_problem(error, not_pem)
+        raise TriageError(f"dicom_tls_key_file {settings.dicom_tls_key_file}: {words}") from error
+    if settings.dicom_tls_ca_file is not None:
+        _check_certificates("dicom_tls_ca_file", settings.dicom_tls_ca_file)
+        context.load_verify_locations(settings.dicom_tls_ca_file)
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _check_certificates(setting: str, path: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
+    except OSError as error:
+        raise TriageError(f"{setting} {path}: {_file_problem(error, 'not a PEM certificate')}") from error
+
+
+def _file_problem(error: OSError, not_pem: str) -> str:
+    return not_pem if isinstance(error, ssl.SSLError) else error.strerror or type(error).__name__
+
+
+def decoding_limits(settings: Settings) -> Limits:
+    """What decoding one film may cost."""
+    from daemon.sandbox import Limits
+
+    return Limits(seconds=settings.decode_seconds, memory_bytes=settings.decode_mib * 2**20)
 
 
 def load(settings: Settings) -> Classifier:
@@ -164,8 +254,7 @@ def load_or_none(settings: Settings) -> Classifier | None:
     try:
         classifier = load(settings)
     except CardMismatchError as error:
-        print(f"triage: {error}", file=sys.stderr)  # noqa: T201 - in words, for whoever has to mend it
-        log().error("model_unavailable", error=type(error).__name__)
+        log().error("model_unavailable", error=type(error).__name__, problem=str(error))
         return None
     log().info("model_loaded", weights=classifier.card.sha256[:12], device=str(classifier.device))
     return classifier

@@ -20,6 +20,8 @@ from daemon.telemetry import log
 
 # A process that ends with this needs a person: starting it again would not help.
 EXIT_MEND = 2
+# Starting it again, a little later, may help.
+EXIT_AGAIN = 1
 _PR_SET_PDEATHSIG = 1
 _FORGIVEN_AFTER_SECONDS = 60.0
 _PAUSE_SECONDS_MAX = 30.0

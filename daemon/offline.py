@@ -9,6 +9,7 @@ from typing import Any
 
 from daemon.decoder import Decoder
 from daemon.film import look_at, score
+from daemon.sandbox import Limits
 from triage.errors import NotAnalysed, Reason
 from triage.policy import Policy, judge
 from triage.study import Finding
@@ -18,12 +19,14 @@ from triage.vision.pixels import prepare, read_film
 _PREAMBLE_BYTES = 128
 
 
-def score_films(films: Sequence[Path], classifier: Classifier, policy: Policy) -> Iterator[dict[str, Any]]:
+def score_films(
+    films: Sequence[Path], classifier: Classifier, policy: Policy, limits: Limits
+) -> Iterator[dict[str, Any]]:
     """path, status (analysed | not_analysed), reason, p_pneumonia, flagged, tier, etiology of each film.
 
     A JPEG or PNG says nothing of itself: whoever names it vouches that it is a frontal chest film of the population.
     """
-    with Decoder() as decoder:
+    with Decoder(limits) as decoder:
         for path in films:
             finding = _finding(path, decoder, classifier, policy)
             priority = judge(finding, card=classifier.card, policy=policy)

@@ -9,18 +9,22 @@ import difflib
 import os
 import re
 import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from triage.errors import SettingsError
+from triage.card import read_card
+from triage.errors import CardMismatchError, SettingsError
 from triage.policy import Policy
 
 PREFIX = "TRIAGE_"
 _AE_CHARACTERS = 16
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]*[A-Za-z][A-Za-z0-9._-]*$")
 CONFIG_FILE = "TRIAGE_CONFIG_FILE"
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "triage" / "weights" / "pneumonia.json"
 
@@ -28,7 +32,7 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "triage" / "weights" 
 class Settings(BaseSettings):
     """Made by `read_settings`; nothing else constructs it from the environment."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
     data_dir: Path = Field(Path("triage-data"), description="files, SQLite database and sockets; private to the daemon")
     database_url: str = Field("", description="sqlite:///FILE or postgresql://...; empty: SQLite in data_dir")
@@ -83,6 +87,13 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_empty(cls, value: object, field: ValidationInfo) -> object:
+        if value == "" and cls.model_fields[field.field_name or ""].annotation in (Path, Path | None):
+            raise ValueError("is empty; leave it out for the default")  # a Path would take it for the current folder
+        return value
+
     @model_validator(mode="after")
     def _make_sense(self) -> Self:
         tls = (self.dicom_tls_certificate_file, self.dicom_tls_key_file)
@@ -117,9 +128,10 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'triage.db'}"
 
     @property
-    def shown_url(self) -> str:
-        """The same without its password."""
-        return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", self.url)
+    def sqlite_file(self) -> Path | None:
+        """None where the database is a server or in memory."""
+        scheme, _, path = self.url.partition(":///")
+        return Path(path.partition("?")[0]) if scheme.startswith("sqlite") and path else None
 
 
 def is_loopback(host: str) -> bool:
@@ -135,20 +147,40 @@ def split_peer(text: str) -> tuple[str, IPv4Network | IPv6Network]:
     ae_title, at, network = text.rpartition("@")
     if not at or not ae_title.strip() or len(ae_title) > _AE_CHARACTERS:
         raise ValueError(f"dicom_peers: {text!r} is not of the form AE@ADDRESS or AE@NETWORK")
-    return ae_title.strip(), ip_network(network)
+    return ae_title.strip(), _network(text, ae_title, network)
+
+
+def _network(text: str, ae_title: str, network: str) -> IPv4Network | IPv6Network:
+    try:
+        found = ip_network(network, strict=False)
+    except ValueError:
+        words = "host names are not supported, write the address" if _HOST_NAME.match(network) else "no such address"
+        raise ValueError(f"dicom_peers: {network!r} in {text!r} is no IP address or network; {words}") from None
+    address, slash, _ = network.partition("/")
+    if slash and ip_address(address) != found.network_address:
+        raise ValueError(
+            f"dicom_peers: {text!r} is neither one address nor a network; did you mean {ae_title}@{found} or "
+            f"{ae_title}@{address}?"
+        )
+    return found
 
 
 def read_settings() -> tuple[Settings, Policy]:
     """From TRIAGE_* and the TOML file that TRIAGE_CONFIG_FILE names. Raise SettingsError, naming the setting."""
     content = _read_file()
     site = content.pop("policy", {})
-    _refuse_unknown({PREFIX + name.upper() for name in content}, "the configuration file")
-    _refuse_unknown({name for name in os.environ if name.startswith(PREFIX)} - {CONFIG_FILE}, "the environment")
+    _refuse_unknown(content)
+    _refuse_unknown_policy(site)
+    _refuse_unknown_variables()
     try:
         settings = Settings(**content)
-        policy = TypeAdapter(Policy).validate_python(site, strict=False, extra="forbid")
     except ValidationError as error:
         raise SettingsError(_words(error)) from None
+    try:
+        policy = TypeAdapter(Policy).validate_python(site, strict=False)
+    except ValidationError as error:
+        raise SettingsError(_words(error, "[policy] ")) from None
+    _refuse_fewer_flags(settings, policy)
     return settings, policy
 
 
@@ -164,19 +196,56 @@ def _read_file() -> dict[str, Any]:
         raise SettingsError(f"{name}: {error}") from error
 
 
-def _refuse_unknown(names: set[str], where: str) -> None:
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for name in sorted(names - known):
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; `triage settings` lists them all"
-        raise SettingsError(f"{name} in {where} is no setting{hint}")
+def _refuse_unknown(content: dict[str, Any]) -> None:
+    for name in sorted(content.keys() - Settings.model_fields.keys()):
+        if isinstance(content[name], dict):
+            hint = "; only [policy] is a table, settings stand before it: dicom_port = 11112"
+            raise SettingsError(f"[{name}] in the configuration file is no setting{hint}")
+        hint = _hint(name.lower().removeprefix(PREFIX.lower()), Settings.model_fields)
+        raise SettingsError(f"{name} in the configuration file is no setting{hint}")
 
 
-def _words(error: ValidationError) -> str:
+def _refuse_unknown_policy(site: object) -> None:
+    if not isinstance(site, dict):
+        raise SettingsError("policy in the configuration file is a table: [policy], then one line for each setting")
+    known = [field.name for field in fields(Policy)]
+    for name in sorted(site.keys() - set(known)):
+        hint = "; write it before [policy]" if name in Settings.model_fields else _hint(name, known)
+        raise SettingsError(f"[policy] {name} is no setting of the policy{hint}")
+
+
+def _refuse_unknown_variables() -> None:
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    for name in sorted(name for name in os.environ if name.startswith(PREFIX) and name not in {*known, CONFIG_FILE}):
+        raise SettingsError(f"{name} in the environment is no setting{_hint(name, known)}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else "; `triage settings` lists them all"
+
+
+def _refuse_fewer_flags(settings: Settings, policy: Policy) -> None:
+    """A network that cannot be loaded is told elsewhere, and does not stop the receiver."""
+    if policy.threshold is None:
+        return
+    try:
+        card = read_card(settings.weights_card)
+    except CardMismatchError:
+        return
+    if policy.threshold > card.threshold:
+        raise SettingsError(
+            f"[policy] threshold: {policy.threshold:g} is above the {card.threshold:g} of the network's card; "
+            "a site may ask for more flags, not for fewer"
+        )
+
+
+def _words(error: ValidationError, table_name: str = "") -> str:
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
         name = ".".join(str(part) for part in problem["loc"])
-        lines.append(f"{name}: {problem['msg']}" if name else problem["msg"].removeprefix("Value error, "))
+        words = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{table_name}{name}: {words}" if name else words)
     return "; ".join(lines)
 
 
@@ -185,13 +254,32 @@ def environment_without_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
-def table() -> list[tuple[str, str, str, str]]:
-    """(environment name, type, default, meaning) of every setting, in order: the one table of documentation."""
-    rows = []
-    for name, field in Settings.model_fields.items():
-        kind = getattr(field.annotation, "__name__", str(field.annotation)).replace("pathlib.", "")
-        default = field.default
-        if name == "weights_card":
-            default = "(shipped)"
-        rows.append((PREFIX + name.upper(), kind, str(default), field.description or ""))
-    return rows
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One setting as people read it; "" where nothing is set."""
+
+    name: str
+    value: str
+    default: str
+    meaning: str
+
+
+def table(settings: Settings) -> list[Row]:
+    """Every setting in order, by its name in the environment. Passwords are not hidden."""
+    return [
+        Row(
+            name=PREFIX + name.upper(),
+            value=_shown(getattr(settings, name)),
+            default=_shown(field.default),
+            meaning=field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "(shipped)" if value == DEFAULT_WEIGHTS else str(value)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
+
+from triage.errors import TriageError
 
 # One constant, so that the same instance is the same file after an upgrade (PS3.10 7.1 asks for the element).
 IMPLEMENTATION_CLASS_UID = "2.25.146862405384711029376481253647893275012"
@@ -64,14 +67,26 @@ class Spool:
         self._quarantine = data_dir / "quarantine"
 
     def prepare(self) -> None:
-        """Make the folders, private to the daemon. Call before anything else."""
-        for folder in (self.root, self._incoming, self._instances, self._quarantine):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make the folders, private to the daemon. Call before anything else. Raise TriageError if they cannot be."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._shut_out_others()
+        for folder in (self._incoming, self._instances, self._quarantine):
+            folder.mkdir(mode=0o700, exist_ok=True)
         for room in (self._instances, self._quarantine):
             for number in range(256):
                 (room / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
             _fsync_folder(room)
         _fsync_folder(self.root)
+
+    def _shut_out_others(self) -> None:
+        """A folder that holds other things is left as it is: to shut it could lock somebody else out."""
+        status = self.root.stat()
+        if not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            return
+        empty_or_ours = self._instances.is_dir() or not any(self.root.iterdir())
+        if status.st_uid != os.geteuid() or not empty_or_ours:
+            raise TriageError(f"data_dir {self.root}: open to other users; name a folder of its own, with mode 0700")
+        self.root.chmod(0o700)
 
     def clear_incoming(self) -> int:
         """Remove what a crash left half-written: nobody was told it had been stored. Only the receiver may call it."""

@@ -25,15 +25,15 @@ from typing import Any
 
 import structlog
 
-# Names of fields that may be logged. None of them ever holds a value of a data set.
+# Names of fields that may be logged. None of them ever holds a value of a data set; ``problem`` is in our own words.
 FIELDS = frozenset(
     {
         "event", "level", "timestamp", "logger", "process", "version", "error", "where",
-        "study", "instance", "outcome", "reason", "status", "statuses", "duplicate", "conflict", "reopened", "attempts", "worker",
-        "calling_ae", "called_ae", "address", "host", "port", "stored", "failed", "echoes", "bytes_received", "tls",
-        "seconds", "queued_seconds", "decode_seconds", "score_seconds", "retry_seconds", "total_seconds",
+        "study", "instance", "outcome", "reason", "status", "statuses", "duplicate", "conflict", "reopened", "attempts",
+        "worker", "calling_ae", "called_ae", "address", "host", "port", "stored", "failed", "echoes", "bytes_received",
+        "tls", "seconds", "queued_seconds", "decode_seconds", "score_seconds", "retry_seconds", "total_seconds",
         "flagged", "tier", "policy", "weights", "device", "threads", "database", "sqlite",
-        "count", "queued", "buried", "free_mib", "signal", "exit_code", "child", "restarts", "setting",
+        "count", "queued", "buried", "free_mib", "signal", "exit_code", "child", "restarts", "setting", "problem",
     }
 )  # fmt: skip
 _PLAIN = re.compile(r"[^\x20-\x7e]")
@@ -73,7 +73,7 @@ def configure(log_format: str, level: str, process: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # one write a line: processes share one stderr
         cache_logger_on_first_use=False,
     )
     _silence_libraries()

@@ -38,8 +38,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters.update(
-        visible=visible, person=person, age=age, duration=duration, clock=clock, badge=badge, caveat=caveat
+        visible=visible,
+        person=person,
+        age=age,
+        duration=duration,
+        clock=clock,
+        badge=badge,
+        caveat=caveat,
+        typed=typed,
+        codes=codes,
     )
     return environment
 
@@ -113,3 +122,25 @@ def counts(entries: Sequence[WorklistEntry]) -> list[tuple[str, int]]:
         ("pending", analyses[Analysis.PENDING]),
         ("not analysed", analyses[Analysis.NOT_ANALYSED]),
     ]
+
+
+# -- the description of the interface ------------------------------------------------------------------------------
+
+
+def typed(schema: dict[str, Any]) -> str:
+    """Type of a JSON Schema in words, e.g. "date-time string or null"."""
+    if "anyOf" in schema:
+        return " or ".join(typed(part) for part in schema["anyOf"])
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    if schema.get("type") == "array":
+        return f"array of {typed(schema['items'])}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {typed(schema['additionalProperties'])}"
+    return " ".join(str(schema[part]) for part in ("format", "type") if part in schema) or "any"
+
+
+def codes(schema: dict[str, Any]) -> dict[str, str]:
+    """The values that a JSON Schema allows, each with its words, "" where they need none; empty if it lists none."""
+    parts = [schema, *schema.get("anyOf", [])]
+    return {code: part.get("x-enum-descriptions", {}).get(code, "") for part in parts for code in part.get("enum", [])}

@@ -11,31 +11,44 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from secrets import token_hex
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote
 
 import uvicorn
-from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request
-from fastapi import Path as InPath
+from fastapi import APIRouter, Body, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from daemon.telemetry import describe, log
 from daemon.web import page
+from daemon.web.schemas import (
+    BUSY,
+    NOT_READY,
+    READER_MAX,
+    DescribedApp,
+    Limit,
+    Liveness,
+    MaybeReaderName,
+    ReaderName,
+    Readiness,
+    Study,
+    Uid,
+    Worklist,
+    failures,
+)
 from daemon.web.shield import Shield, explain_failures
-from triage.errors import ConflictError, StudyNotFoundError, TriageError
+from triage.errors import ConflictError, TriageError
 from triage.policy import Policy
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 from triage.records.store import DatabaseError
-from triage.study import WorklistEntry
+from triage.study import Status
 
 STATIC = Path(__file__).resolve().parent / "static"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -43,50 +56,18 @@ PAGE_ROWS = 200
 _CONNECTIONS_MAX = 256
 _GRACE_SECONDS = 5
 _READER_COOKIE = "triage_reader"
-_READER_MAX = 64
-_NOTICES = {
-    "conflict": "Nothing was changed: another reader holds that study, or it has been read.",
-    "unknown": "Nothing was changed: that study is not held here.",
-}
-_PROBLEM: dict[str, Any] = {"content": {"application/problem+json": {}}}
-_WORDS = {
-    404: "no such study",
-    409: "another reader holds the study, or it has been read",
-    422: "the request is not valid",
-    503: "the database does not answer",
-}
+_DATABASE_MISSING = "The database does not answer."
+_DESCRIPTION = """For prioritisation only, not for diagnosis.
+
+Times are UTC (RFC 3339). Poll the worklist, every 5 s like the page: each answer is the whole of it; there is no
+ETag because waiting times run on. A body is JSON in UTF-8, sent as application/json. Failures are problem details (RFC
+9457).
+
+Nobody is asked for a password. `reader` is a name by which readers know each other: whoever gives it cannot read or
+release what another reader holds; whoever leaves it out can, as an archive does once the report is signed.
+"""
 
 Ready = Callable[[], dict[str, Any]]
-Limit = Annotated[int | None, Query(ge=1, le=10_000, description="how many of the first studies; all without it")]
-Name = Annotated[str, Field(min_length=1, max_length=_READER_MAX, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
-Uid = Annotated[str, InPath(pattern=r"^[0-9.]{1,64}$", description="Study Instance UID")]
-
-
-class ReaderName(BaseModel):
-    """Who reads."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reader: Name
-
-
-class MaybeReaderName(BaseModel):
-    """Who has read, if that is to be noted."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reader: Name | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Worklist:
-    """The reading worklist, or its beginning, first to be read first. ``count`` is that of ``entries``."""
-
-    generated_at: datetime
-    policy_version: str
-    waiting_limit_minutes: int
-    count: int
-    entries: list[WorklistEntry]
 
 
 def build_app(reading: Reading, queue: Queue, policy: Policy, allowed_hosts: Sequence[str], ready: Ready) -> FastAPI:
@@ -95,9 +76,9 @@ def build_app(reading: Reading, queue: Queue, policy: Policy, allowed_hosts: Seq
     ``ready`` returns {"ready": bool, "missing": [sentence, ...]}, and whatever else /api/health/ready should tell; the
     page shows the sentences. It may raise: then the state is said to be unknown.
     """
-    app = FastAPI(
+    app = DescribedApp(
         title="Worklist triage",
-        description="For prioritisation only, not for diagnosis.",
+        description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
@@ -124,48 +105,77 @@ class _Api:
         self._ready = ready
 
     def router(self) -> APIRouter:
-        router = APIRouter(prefix="/api", responses=_problems(422, 503))
+        router = APIRouter(prefix="/api", responses=failures(400, 500))
         study = "/studies/{uid}"
-        router.add_api_route("/worklist", self.worklist)
-        router.add_api_route(study, self.study, responses=_problems(404))
-        changes: dict[str, Any] = {"status_code": 204, "methods": ["POST"], "responses": _problems(404, 409)}
+        shown: dict[str, Any] = {"response_model": Worklist, "response_description": "First to be read first."}
+        router.add_api_route("/worklist", self.worklist, **shown, responses=failures(422, 503))
+        one: dict[str, Any] = {
+            "response_model": Study,
+            "response_description": "Some fields are null once it was read.",
+        }
+        router.add_api_route(study, self.study, **one, responses=failures(404, 422, 503))
+        failing = failures(403, 404, 409, 411, 413, 422, 503)
+        changes: dict[str, Any] = {
+            "status_code": 204,
+            "methods": ["POST"],
+            "responses": failing,
+            "response_description": "Changed, or so already.",
+        }
         router.add_api_route(f"{study}/start", self.start, **changes)
         router.add_api_route(f"{study}/read", self.read, **changes)
         router.add_api_route(f"{study}/release", self.release, **changes)
-        router.add_api_route("/health/live", self.live)
-        router.add_api_route("/health/ready", self.ready, responses={503: {"description": "what is missing"}})
+        router.add_api_route("/health/live", self.live, response_description="It does.", responses=BUSY)
+        ready: dict[str, Any] = {"response_model": Readiness, "response_description": "Nothing is missing."}
+        router.add_api_route("/health/ready", self.ready, **ready, responses=NOT_READY)
         return router
 
-    def worklist(self, limit: Limit = None) -> Worklist:
-        """The reading worklist in its order."""
+    def worklist(self, limit: Limit = None) -> dict[str, Any]:
+        """The reading worklist in its order. Show the entries as they come; `why` says why each stands there."""
         entries = self._reading.worklist(limit)
-        return Worklist(
-            generated_at=datetime.now(UTC),
-            policy_version=self._policy.version,
-            waiting_limit_minutes=self._policy.waiting_limit_minutes,
-            count=len(entries),
-            entries=entries,
-        )
+        return {
+            "generated_at": datetime.now(UTC),
+            "policy_version": self._policy.version,
+            "waiting_limit_minutes": self._policy.waiting_limit_minutes,
+            "count": len(entries),
+            "entries": [asdict(entry) for entry in entries],
+        }
 
     def study(self, uid: Uid) -> dict[str, Any]:
-        """One study, read or not."""
-        return self._reading.study(uid)
+        """One study, read or not. While it is open, with its place on the worklist."""
+        study = self._reading.study(uid)
+        if study["status"] != Status.READ:
+            place = next((entry for entry in self._reading.worklist() if entry.study_instance_uid == uid), None)
+            if place:
+                return {**study, **asdict(place)}
+            study = self._reading.study(uid)  # it was read just now
+        return {"rank": None, "waiting_seconds": None, "overdue": None, "why": None, **study}
 
     def start(self, uid: Uid, body: ReaderName) -> None:
-        """The reader takes the study; it stays on the worklist."""
+        """The reader takes the study; it stays on the worklist.
+
+        Again by the same reader: says that images which came in the meantime are seen. 409 if another reader holds it,
+        or it has been read.
+        """
         self._reading.start_reading(uid, body.reader)
 
     def read(self, uid: Uid, body: Annotated[MaybeReaderName | None, Body()] = None) -> None:
-        """The study has been read and leaves the worklist. Again: nothing changes."""
-        self._reading.close(uid, body.reader if body else None)
+        """The study has been read and leaves the worklist. Again: nothing changes.
 
-    def release(self, uid: Uid) -> None:
-        """Nobody reads the study any more; it goes back to its place."""
-        self._reading.release(uid)
+        409 if new images have arrived since the reading was started (start it again, then it can be read), or `reader`
+        is given and another reader holds it. Without `reader`, who started the study is noted as its reader.
+        """
+        self._reading.close(uid, _name(body))
 
-    def live(self) -> dict[str, bool]:
-        """The server answers."""
-        return {"live": True}
+    def release(self, uid: Uid, body: Annotated[MaybeReaderName | None, Body()] = None) -> None:
+        """Nobody reads the study any more; it goes back to its place.
+
+        409 if it has been read, or `reader` is given and another reader holds it.
+        """
+        self._reading.release(uid, _name(body))
+
+    def live(self) -> Liveness:
+        """Whether the server answers; nothing else is asked."""
+        return Liveness(live=True)
 
     def ready(self, response: Response) -> dict[str, Any]:
         """Whether films are received, analysed and shown, what is missing if not, and the jobs that wait."""
@@ -173,20 +183,23 @@ class _Api:
         try:
             state["jobs"] = self._queue.depth()
         except DatabaseError:
-            state |= {"ready": False, "missing": state["missing"] or ["The database does not answer."]}
+            state |= {"ready": False, "missing": state["missing"] or [_DATABASE_MISSING]}
         if not state["ready"]:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return state
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {**_PROBLEM, "description": _WORDS[status]} for status in statuses}
+def _name(body: MaybeReaderName | None) -> str | None:
+    return body.reader if body else None
 
 
 def _state(ready: Ready) -> dict[str, Any]:
     try:
         state = ready()
         return {**state, "ready": bool(state["ready"]), "missing": list(state["missing"])}
+    except DatabaseError as error:
+        log().error("database_unavailable", **describe(error))
+        return {"ready": False, "missing": [_DATABASE_MISSING]}
     except Exception as error:  # noqa: BLE001 - whatever ails the daemon, the worklist is still shown
         log().error("readiness_unknown", **describe(error))
         return {"ready": False, "missing": ["The state of the daemon is not known."]}
@@ -215,7 +228,7 @@ class _Pages:
         router.add_api_route("/reader", self.note_reader, methods=["POST"])
         return router
 
-    def worklist(self, request: Request, limit: Limit = None, notice: str = "") -> Response:
+    def worklist(self, request: Request, limit: Limit = None) -> Response:
         """The first rows, and the counts of all."""
         entries = self._reading.worklist()
         return _html(
@@ -227,42 +240,54 @@ class _Pages:
             reader=_reader(request),
             now=datetime.now(UTC),
             limit=limit,
-            notice=_NOTICES.get(notice, ""),
         )
 
     def change(self, request: Request, uid: Uid, verb: Literal["start", "read", "release"], form: Form) -> Response:
-        """Back to the list, with a notice if nothing was changed. Who has no name yet is given one."""
+        """Back to the list, or a page that says why nothing was changed. Who has no name yet is given one."""
         reader = _reader(request) or f"reader {token_hex(2)}"
-        notice = ""
+        limit = form.get("limit", "")
         try:
-            self._apply(verb, uid, reader)
-        except StudyNotFoundError:
-            notice = "unknown"
-        except ConflictError:
-            notice = "conflict"
-        return _remember(_back(form.get("limit", ""), notice), reader)
+            self._apply(verb, uid, reader, insists=form.get("anyway") == "yes")
+        except ConflictError as error:
+            return _remember(self._explain(verb, uid, reader, str(error), limit), reader)
+        return _remember(_back(limit), reader)
 
-    def _apply(self, verb: str, uid: str, reader: str) -> None:
+    def _apply(self, verb: str, uid: str, reader: str, *, insists: bool) -> None:
         if verb == "start":
             self._reading.start_reading(uid, reader)
         elif verb == "read":
             self._reading.close(uid, reader)
         else:
-            self._reading.release(uid)
+            self._reading.release(uid, None if insists else reader)
+
+    def _explain(self, verb: str, uid: str, reader: str, words: str, limit: str) -> Response:
+        """What can be done about a conflict: see the new images, or free a study whose reader has gone."""
+        study = self._reading.study(uid)
+        is_open = study["status"] == Status.READING
+        return _html(
+            "conflict.html",
+            HTTPStatus.CONFLICT,
+            words=words,
+            uid=uid,
+            limit=_number(limit),
+            holder=study["reader"] if is_open else None,
+            can_start_again=is_open and study["reader"] == reader and verb == "read",
+            can_release=is_open and study["reader"] != reader and verb == "release",
+        )
 
     def ask_reader(self, request: Request) -> Response:
-        return _html("reader.html", reader=_reader(request), reader_max=_READER_MAX)
+        return _html("reader.html", reader=_reader(request), reader_max=READER_MAX)
 
     def note_reader(self, form: Form) -> Response:
         return _remember(_back(), _plain(form.get("reader", "")))
 
 
-def _html(template: str, **values: Any) -> HTMLResponse:  # noqa: ANN401 - each template has its own names
-    return HTMLResponse(page.render(template, **values))
+def _html(template: str, status: int = HTTPStatus.OK, **values: Any) -> HTMLResponse:  # noqa: ANN401 - each template has its own names
+    return HTMLResponse(page.render(template, **values), status)
 
 
 def _plain(name: str) -> str:
-    return "".join(character for character in name if character.isprintable()).strip()[:_READER_MAX]
+    return "".join(character for character in name if character.isprintable()).strip()[:READER_MAX]
 
 
 def _reader(request: Request) -> str:
@@ -276,10 +301,13 @@ def _remember(response: Response, reader: str) -> Response:
     return response
 
 
-def _back(limit: str = "", notice: str = "") -> Response:
-    query = {"limit": limit if limit.isdecimal() else "", "notice": notice}
-    text = urlencode({name: value for name, value in query.items() if value})
-    return RedirectResponse("/" + (f"?{text}" if text else ""), status_code=HTTPStatus.SEE_OTHER)
+def _back(limit: str = "") -> Response:
+    return RedirectResponse("/" + (f"?limit={_number(limit)}" if _number(limit) else ""), HTTPStatus.SEE_OTHER)
+
+
+def _number(limit: str) -> str:
+    """As the list was asked for, "" if in no way that it takes."""
+    return limit if limit.isascii() and limit.isdecimal() else ""
 
 
 # -- the server ----------------------------------------------------------------------------------------------------

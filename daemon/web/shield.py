@@ -6,7 +6,6 @@ No answer to a failed request repeats any of it, or tells how the failure came a
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,10 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemon.telemetry import describe, log
 from daemon.web import page
+from daemon.web.schemas import BODY_BYTES_MAX, PROBLEM_TYPE, Problem
 from triage.errors import ConflictError, StudyNotFoundError
 from triage.records.store import DatabaseError
 
-BODY_BYTES_MAX = 16 * 1024
 _RETRY_SECONDS = 5
 _HEADERS = {
     "content-security-policy": (
@@ -82,10 +81,8 @@ def _failure(path: str, status: int, detail: str = "") -> Response:
     title = HTTPStatus(status).phrase
     if not path.startswith("/api"):
         return HTMLResponse(page.render("failure.html", title=title, status=status, detail=detail), status)
-    content: dict[str, Any] = {"type": "about:blank", "title": title, "status": status}
-    if detail:
-        content["detail"] = detail
-    return JSONResponse(content, status, media_type="application/problem+json")
+    problem = Problem(type="about:blank", title=title, status=status, detail=detail)
+    return JSONResponse(problem.model_dump(exclude_defaults=True), status, media_type=PROBLEM_TYPE)
 
 
 class Shield:

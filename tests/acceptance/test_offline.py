@@ -52,6 +52,11 @@ def test_scoring_what_can_be_scored_ends_well(make_daemon: Callable[..., Daemon]
     assert len(scored.stdout.splitlines()) == 1
 
 
+def test_the_limit_of_decoding_holds_offline_too(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    scored = make_daemon(decode_seconds=0.001).run("score", "--json", str(chests.chest(tmp_path).path))
+    assert [result["reason"] for result in json.loads(scored.stdout)] == ["decode_timeout"]
+
+
 @pytest.mark.timeout(400)
 def test_labelled_films_are_measured(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     for number in range(4):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
-from daemon.settings import Settings, read_settings, table
+from daemon.cli import app
+from daemon.settings import DEFAULT_WEIGHTS, Settings, read_settings, split_peer, table
+from triage.card import read_card, write_card
 from triage.errors import SettingsError
 from triage.policy import Policy
 
@@ -50,6 +55,16 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("TRIAGE_DICOM_AE_TITLE", "SEVENTEEN_LETTERS", "DICOM_AE_TITLE"),
         ("TRIAGE_DICOM_PEERS", "PACS", "AE@ADDRESS"),
         ("TRIAGE_DICOM_PEERS", "PACS@10.0.0.300", "10.0.0.300"),
+        ("TRIAGE_DICOM_PEERS", "PACS@10.1.2.3/16", "DICOM_PEERS.*did you mean PACS@10.1.0.0/16 or PACS@10.1.2.3\\?"),
+        (
+            "TRIAGE_DICOM_PEERS",
+            "PACS@pacs.example.org",
+            "DICOM_PEERS.*'pacs.example.org'.*host names are not supported",
+        ),
+        ("TRIAGE_DATA_DIR", "", "DATA_DIR.*empty"),
+        ("TRIAGE_DICOM_TLS_CA_FILE", "", "TLS_CA_FILE.*empty"),
+        ("TRIAGE_DICOM_PDU_SECONDS", "inf", "PDU_SECONDS.*finite"),
+        ("TRIAGE_RETENTION_DAYS", "nan", "RETENTION_DAYS.*finite"),
         ("TRIAGE_HTTP_HOST", "0.0.0.0", "loopback"),
         ("TRIAGE_DICOM_TLS_KEY_FILE", "key.pem", "go together"),
         ("TRIAGE_CONFIG_FILE", "/nowhere/triage.toml", "No such file"),
@@ -64,8 +79,14 @@ def test_nonsense_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str,
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("dicom_prot = 104", "TRIAGE_DICOM_PROT in the configuration file is no setting"),
-        ("[policy]\nwaiting_limit = 5", "waiting_limit"),
+        ("dicom_prot = 104", "^dicom_prot in the configuration file is no setting; did you mean dicom_port\\?"),
+        ("TRIAGE_DICOM_PORT = 104", "^TRIAGE_DICOM_PORT in the .* is no setting; did you mean dicom_port\\?"),
+        ("[dicom]\nport = 104", "^\\[dicom\\] in the configuration file is no setting"),
+        ("retention_days = inf", "retention_days.*finite"),
+        ("policy = 3", "^policy in the configuration file is a table"),
+        ("[policy]\nwaiting_limit = 5", "^\\[policy\\] waiting_limit is no .*; did you mean waiting_limit_minutes\\?"),
+        ("[policy]\ndicom_port = 104", "^\\[policy\\] dicom_port is no .*; write it before \\[policy\\]"),
+        ('[policy]\nwaiting_limit_minutes = "long"', "^\\[policy\\] waiting_limit_minutes: .*integer"),
         ("[policy]\nwaiting_limit_minutes = 0", "between 1 and 10080"),
         ('[policy]\naccept_unknown = ["sex"]', "sex"),
         ("dicom_port = ", "triage.toml"),
@@ -90,6 +111,76 @@ def test_settings_are_frozen() -> None:
         settings.dicom_port = 1  # type: ignore[misc] # that is what is tested
 
 
+def test_the_policy_may_ask_for_more_flags_than_the_card_but_not_for_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = tmp_path / "card.json"
+    write_card(replace(read_card(DEFAULT_WEIGHTS), threshold=0.25), card)
+    monkeypatch.setenv("TRIAGE_WEIGHTS_CARD", str(card))
+    for threshold in (0.1, 0.25):
+        configuration(tmp_path, monkeypatch, f"[policy]\nthreshold = {threshold}\n")
+        assert read_settings()[1].threshold == threshold
+    configuration(tmp_path, monkeypatch, "[policy]\nthreshold = 0.26\n")
+    with pytest.raises(SettingsError, match=r"\[policy\] threshold: 0\.26 is above the 0\.25"):
+        read_settings()
+    card.unlink()  # said by the worker, which goes on without a network
+    assert read_settings()[1].threshold == 0.26
+
+
+def test_a_peer_is_an_address_or_a_network() -> None:
+    assert [
+        str(split_peer(f"PACS@{text}")[1]) for text in ("10.1.2.3", "10.1.0.0/16", "10.1.0.0/255.255.0.0", "::1")
+    ] == [
+        "10.1.2.3/32",
+        "10.1.0.0/16",
+        "10.1.0.0/16",
+        "::1/128",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("", "triage-data/triage.db"),
+        ("sqlite:////srv/other.db?timeout=5", "/srv/other.db"),
+        ("sqlite:///beside.db", "beside.db"),
+        ("postgresql://triage@db/triage", None),
+        ("sqlite://", None),
+    ],
+)
+def test_the_file_of_the_database_is_known_where_it_has_one(
+    monkeypatch: pytest.MonkeyPatch, url: str, file: str | None
+) -> None:
+    if url:
+        monkeypatch.setenv("TRIAGE_DATABASE_URL", url)
+    found = read_settings()[0].sqlite_file
+    assert (str(found.resolve()) if found else None) == (str(Path(file).resolve()) if file else None)
+
+
 def test_every_setting_has_a_meaning() -> None:
-    assert len(table()) == len(Settings.model_fields)
-    assert all(name.startswith("TRIAGE_") and meaning for name, _, _, meaning in table())
+    rows = table(read_settings()[0])
+    assert len(rows) == len(Settings.model_fields)
+    assert all(row.name.startswith("TRIAGE_") and row.meaning for row in rows)
+
+
+def test_the_settings_are_shown_in_80_columns_without_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIAGE_DATABASE_URL", "postgresql://triage:se%40cret@db/triage?password=se@cret")
+    monkeypatch.setenv("TRIAGE_DICOM_PORT", "104")
+    shown = CliRunner().invoke(app, ["settings"]).stdout.splitlines()
+    assert [line for line in shown if len(line) > 80] == []
+    assert "TRIAGE_DATABASE_URL=postgresql://triage:***@db/triage?password=***" in shown
+    assert "TRIAGE_DICOM_PEERS=" in shown
+    assert shown[shown.index("TRIAGE_DICOM_PORT=104") + 1].endswith("(default: 11112)")
+    in_json = CliRunner().invoke(app, ["settings", "--json"]).stdout
+    assert "cret" not in in_json
+    values = json.loads(in_json)["settings"]
+    assert (values["TRIAGE_DICOM_PORT"], values["TRIAGE_DICOM_PEERS"]) == ("104", "")
+
+
+@pytest.mark.parametrize("url", ["postgresql:/triage:secret@db", "postgresql://triage:secret@db:many/triage"])
+def test_a_database_url_that_is_none_is_refused_without_repeating_it(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TRIAGE_DATABASE_URL", url)
+    refused = CliRunner().invoke(app, ["settings"])
+    assert isinstance(refused.exception, SettingsError)
+    assert "database_url" in str(refused.exception)
+    assert "secret" not in str(refused.exception)

@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from daemon import spool as module
 from daemon.spool import Spool, part10_header
 from making import CR
+from triage.errors import TriageError
 
 HEADER = part10_header(CR, "1.2.3.4", ExplicitVRLittleEndian)
 
@@ -83,6 +84,33 @@ def test_folders_and_files_are_for_the_daemon_alone(spool: Spool) -> None:
     stored = spool.write(HEADER, b"data set")
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in (spool.root, stored.path.parent))
     assert stat.S_IMODE(stored.path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("before", ["empty", "a spool"])
+def test_a_folder_of_ours_that_is_open_to_others_is_shut(tmp_path: Path, before: str) -> None:
+    folder = tmp_path / "data"
+    if before == "a spool":
+        Spool(folder).prepare()
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    Spool(folder).prepare()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_an_open_folder_that_holds_other_things_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "letter").touch()
+    tmp_path.chmod(0o755)
+    with pytest.raises(TriageError, match="open to other users"):
+        Spool(tmp_path).prepare()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == ["letter"]
+
+
+def test_an_open_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o770)
+    monkeypatch.setattr(module.os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(TriageError, match="open to other users"):
+        Spool(tmp_path).prepare()
 
 
 def test_what_a_crash_left_half_written_is_cleared(spool: Spool) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -54,6 +56,20 @@ def test_nobody_can_forge_a_line_or_colour_a_terminal(capsys: pytest.CaptureFixt
     assert told.count("\n") == 1
     assert "\x1b[31m" not in told
     assert "\u202e" not in told
+
+
+def test_a_line_is_one_write_so_that_processes_can_share_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Noted(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    writes: list[str] = []
+    monkeypatch.setattr(sys, "stderr", Noted())
+    telemetry.configure("json", "info", "test")
+    log().info("event", count=1)
+    (line,) = writes
+    assert line.endswith("}\n")
 
 
 def test_of_an_exception_only_type_and_place_are_told(capsys: pytest.CaptureFixture[str]) -> None:

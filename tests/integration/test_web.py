@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
+from daemon.web.schemas import BODY_BYTES_MAX, ENTRY_EXAMPLE, WORKLIST_EXAMPLE, Entry, Study, Worklist
 from daemon.web.server import build_app, serve
-from daemon.web.shield import BODY_BYTES_MAX
 from triage.errors import Reason, TriageError
 from triage.policy import Policy, not_analysed
 from triage.records import schema
@@ -28,6 +30,7 @@ from triage.records.intake import Intake
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 from triage.records.store import Store, open_engine
+from triage.records.tables import studies
 from triage.study import (
     Analysis,
     ClinicalPriority,
@@ -53,16 +56,22 @@ class Site:
     client: httpx.Client
     engine: Engine
     state: dict[str, Any] = field(default_factory=lambda: {"ready": True, "missing": []})
+    state_error: Exception | None = None
+
+    def ready(self) -> dict[str, Any]:
+        if self.state_error:
+            raise self.state_error
+        return self.state
 
     @property
     def store(self) -> Store:
         return Store(self.engine)
 
-    def receive(self, number: int, **header: Any) -> str:
+    def receive(self, number: int, image: int = 1, **header: Any) -> str:
         uid = f"1.2.3.{number}"
         received = ReceivedInstance(
-            header=Header(sop_class_uid="1.2", sop_instance_uid=f"{uid}.1", study_instance_uid=uid, **header),
-            sha256=f"{number:064d}",
+            header=Header(sop_class_uid="1.2", sop_instance_uid=f"{uid}.{image}", study_instance_uid=uid, **header),
+            sha256=f"{number:032d}{image:032d}",
             size_bytes=1,
         )
         Intake(self.store, POLICY).receive(received)
@@ -109,7 +118,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, timeout=30) as client:
         site = Site(url, client, engine)
-        app = build_app(Reading(store), Queue(store, POLICY), POLICY, [HOST], lambda: site.state)
+        app = build_app(Reading(store), Queue(store, POLICY), POLICY, [HOST], site.ready)
         stop = threading.Event()
         server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))
         server.start()
@@ -180,6 +189,18 @@ def test_a_study_is_told_whole_also_after_it_was_read(site: Site) -> None:
     study = site.client.get(f"/api/studies/{uid}").json()
     assert (study["status"], study["patient_id"], study["clinical_priority"]) == ("read", "P1", "URGENT")
     assert study["policy_version"] == "site-7"
+    assert [study[name] for name in ("rank", "why", "overdue", "waiting_seconds")] == [None] * 4
+
+
+def test_an_open_study_is_told_with_its_place_on_the_worklist(site: Site) -> None:
+    site.receive(1, clinical_priority=ClinicalPriority.STAT)
+    uid = site.receive(2)
+    study = site.client.get(f"/api/studies/{uid}").json()
+    entry = site.client.get("/api/worklist").json()["entries"][1]
+    assert study["rank"] == entry["rank"] == 2
+    assert study["why"] == entry["why"] != ""
+    assert study["overdue"] is False
+    assert 0 <= study["waiting_seconds"] <= entry["waiting_seconds"] < 60
 
 
 def test_a_study_that_was_read_leaves_the_worklist_and_reading_it_again_changes_nothing(site: Site) -> None:
@@ -205,6 +226,41 @@ def test_a_study_that_was_read_can_neither_be_started_nor_released(site: Site) -
     site.client.post(f"/api/studies/{uid}/read")
     assert is_problem(site.client.post(f"/api/studies/{uid}/start", json={"reader": "Dr A"}), 409)
     assert is_problem(site.client.post(f"/api/studies/{uid}/release"), 409)
+
+
+@pytest.mark.parametrize("verb", ["read", "release"])
+def test_who_gives_a_name_cannot_end_the_reading_of_another(site: Site, verb: str) -> None:
+    uid = site.receive(1)
+    site.client.post(f"/api/studies/{uid}/start", json={"reader": "Dr A"})
+    refused = site.client.post(f"/api/studies/{uid}/{verb}", json={"reader": "Dr SECRET"})
+    assert is_problem(refused, 409)
+    assert "another reader holds" in refused.json()["detail"]
+    assert "SECRET" not in refused.text
+    assert site.client.get(f"/api/studies/{uid}").json()["status"] == "reading"
+    assert site.client.post(f"/api/studies/{uid}/{verb}", json={"reader": "Dr A"}).status_code == 204
+    assert site.client.get(f"/api/studies/{uid}").json()["status"] != "reading"
+
+
+@pytest.mark.parametrize("verb", ["read", "release"])
+def test_without_a_name_nobody_is_asked_who_holds_the_study(site: Site, verb: str) -> None:
+    uid = site.receive(1)
+    site.client.post(f"/api/studies/{uid}/start", json={"reader": "Dr A"})
+    assert site.client.post(f"/api/studies/{uid}/{verb}").status_code == 204
+    assert site.client.get(f"/api/studies/{uid}").json()["status"] != "reading"
+
+
+@pytest.mark.parametrize("body", [None, {"reader": "Dr A"}])
+def test_a_study_with_new_images_cannot_be_read_before_it_is_started_again(site: Site, body: Any) -> None:
+    uid = site.receive(1)
+    site.client.post(f"/api/studies/{uid}/start", json={"reader": "Dr A"})
+    site.receive(1, image=2)
+    refused = site.client.post(f"/api/studies/{uid}/read", json=body)
+    assert is_problem(refused, 409)
+    assert "new images have arrived" in refused.json()["detail"]
+    assert site.uids() == [uid]
+    site.client.post(f"/api/studies/{uid}/start", json={"reader": "Dr A"})
+    assert site.client.post(f"/api/studies/{uid}/read", json=body).status_code == 204
+    assert site.uids() == []
 
 
 @pytest.mark.parametrize(
@@ -278,12 +334,160 @@ def test_a_readiness_check_that_fails_hides_no_study(site: Site) -> None:
     assert "The state of the daemon is not known." in site.client.get("/").text
 
 
+def test_readiness_without_the_database_says_that_it_does_not_answer(site: Site) -> None:
+    site.state_error = OperationalError("SELECT SECRET", {}, Exception("SECRET"))
+    answer = site.client.get("/api/health/ready")
+    assert (answer.status_code, answer.json()["missing"]) == (503, ["The database does not answer."])
+
+
+# -- its description -----------------------------------------------------------------------------------------------
+
+
+def parts_of(site: Site) -> Any:
+    return site.client.get("/api/openapi.json").json()["components"]["schemas"]
+
+
+def fits(value: Any, schema: dict[str, Any], parts: dict[str, Any]) -> bool:
+    """Whether a value is what the description says: names, types, codes, nulls."""
+    if "$ref" in schema:
+        return fits(value, parts[schema["$ref"].rpartition("/")[2]], parts)
+    if "anyOf" in schema:
+        return any(fits(value, part, parts) for part in schema["anyOf"])
+    if schema["type"] == "array":
+        return isinstance(value, list) and all(fits(part, schema["items"], parts) for part in value)
+    if "properties" in schema:
+        return set(value) == set(schema["properties"]) and all(
+            fits(part, schema["properties"][name], parts) for name, part in value.items()
+        )
+    kinds = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None)}
+    if not isinstance(value, kinds[schema["type"]]) or value not in schema.get("enum", [value]):
+        return False
+    return schema.get("format") != "date-time" or datetime.fromisoformat(value).tzinfo == UTC
+
+
+def test_every_answer_is_as_described(site: Site) -> None:
+    parts = parts_of(site)
+    tiers = [Tier.LIKELY, None, Tier.POSSIBLE, Tier.UNLIKELY]
+    for number, tier in enumerate(tiers):
+        site.receive(number, clinical_priority=ClinicalPriority(number % 3), age_years=1.5)
+        site.analyse(tier)
+    site.receive(8)
+    site.client.post("/api/studies/1.2.3.0/start", json={"reader": "Dr A"})
+    assert fits(site.client.get("/api/worklist").json(), parts["Worklist"], parts)
+    assert {entry["analysis"] for entry in site.client.get("/api/worklist").json()["entries"]} == set(Analysis)
+    site.client.post("/api/studies/1.2.3.1/read")
+    for number in range(len(tiers)):
+        assert fits(site.client.get(f"/api/studies/1.2.3.{number}").json(), parts["Study"], parts)
+
+
+def test_the_description_has_every_field_and_every_code(site: Site) -> None:
+    parts = parts_of(site)
+    names = [column.name for column in fields(WorklistEntry)]
+    assert list(parts["WorklistEntry"]["properties"]) == list(Entry.model_fields) == names
+    assert set(parts["Study"]["properties"]) == set(Study.model_fields) == {*names, *studies.columns.keys()}
+    described = {name: shape for name, shape in parts["WorklistEntry"]["properties"].items() if shape["description"]}
+    assert list(described) == names
+    codes = {
+        "clinical_priority": ["STAT", "URGENT", "ROUTINE"],
+        "status": ["unread", "reading"],
+        "analysis": ["pending", "analysed", "not_analysed"],
+        "reason": [reason.value for reason in Reason],
+        "tier": ["likely", "possible", "unlikely"],
+        "etiology": ["bacterial", "viral"],
+    }
+    for name, allowed in codes.items():
+        shape = described[name]
+        assert shape.get("anyOf", [shape])[0]["enum"] == allowed
+    assert {name for name, shape in described.items() if {"type": "null"} in shape.get("anyOf", [])} == {
+        column.name for column in fields(WorklistEntry) if "None" in str(column.type)
+    }
+    assert described["waiting_since"]["format"] == "date-time"
+    assert "read" in parts["Study"]["properties"]["status"]["enum"]
+
+
+def test_the_example_is_an_answer(site: Site) -> None:
+    parts = parts_of(site)
+    assert parts["Worklist"]["examples"] == [WORKLIST_EXAMPLE]
+    assert fits(WORKLIST_EXAMPLE, parts["Worklist"], parts)
+    assert json.loads(Worklist.model_validate(WORKLIST_EXAMPLE).model_dump_json()) == WORKLIST_EXAMPLE
+    assert list(ENTRY_EXAMPLE) == list(Entry.model_fields)
+
+
+def test_a_code_that_is_not_described_hides_no_study(site: Site) -> None:
+    uid = site.receive(1)
+    with site.engine.begin() as connection:
+        connection.execute(text("UPDATE studies SET analysis = 'not_analysed', reason = 'of_a_newer_version'"))
+    assert site.client.get("/api/worklist").json()["entries"][0]["reason"] == "of_a_newer_version"
+    assert site.client.get(f"/api/studies/{uid}").status_code == 200
+
+
+READ = "/api/studies/{uid}/read"
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "address", "request_"),
+    [
+        (400, "GET", "/api/worklist", {"headers": {"host": "evil.example"}}),
+        (400, "POST", READ, {"content": b'{"reader": "\xff"}', "headers": JSON}),
+        (403, "POST", READ, {"headers": {"origin": "https://evil.example"}}),
+        (404, "GET", "/api/studies/{uid}", {}),
+        (404, "POST", READ, {}),
+        (409, "POST", "/api/studies/{uid}/start", {"json": {"reader": "Dr B"}}),
+        (411, "POST", READ, {"content": iter([b"{}"])}),
+        (413, "POST", READ, {"content": b" " * (BODY_BYTES_MAX + 1)}),
+        (422, "GET", "/api/worklist", {"params": {"limit": 0}}),
+        (422, "POST", READ, {"content": b'{"reader": "Dr B"}', "headers": {"content-type": "text/plain"}}),
+        (422, "POST", READ, {"content": b'{"reader": "Dr B"}'}),
+        (503, "GET", "/api/worklist", {}),
+        (503, "POST", READ, {}),
+        (503, "GET", "/api/health/ready", {}),
+    ],
+)
+def test_every_failure_has_a_described_status_and_form(
+    site: Site, status: int, method: str, address: str, request_: dict[str, Any]
+) -> None:
+    described = site.client.get("/api/openapi.json").json()
+    uid = UNKNOWN if status == 404 else site.receive(1)
+    if status == 409:
+        site.client.post(f"/api/studies/{uid}/start", json={"reader": "Dr A"})
+    if status == 503:
+        with site.engine.begin() as connection:
+            connection.execute(text("DROP VIEW reading_worklist"))
+            connection.execute(text("ALTER TABLE jobs RENAME TO gone"))
+            connection.execute(text("ALTER TABLE studies RENAME TO gone_too"))
+    answer = site.client.request(method, address.format(uid=uid), **request_)
+    assert answer.status_code == status
+    forms = described["paths"][address][method.lower()]["responses"][str(status)]["content"]
+    media_type = answer.headers["content-type"].partition(";")[0]
+    assert media_type in forms
+    if media_type == "application/problem+json":
+        parts = described["components"]["schemas"]
+        assert fits({"detail": "", **answer.json()}, forms[media_type]["schema"], parts)
+
+
 def test_the_interface_is_described_without_anything_from_outside(site: Site) -> None:
-    paths = site.client.get("/api/openapi.json").json()["paths"]
-    described = site.client.get("/api/docs").text
-    assert "/api/studies/{uid}/start" in paths
-    assert all(path in described for path in paths)
-    assert not re.search(r"(src|href)=\"?(https?:)?//", described)
+    described = site.client.get("/api/openapi.json").json()
+    page = site.client.get("/api/docs").text
+    assert "/api/studies/{uid}/start" in described["paths"]
+    assert all(path in page for path in described["paths"])
+    assert not re.search(r"(src|href)=\"?(https?:)?//", page)
+
+
+def test_the_page_that_describes_it_shows_types_codes_and_an_example(site: Site) -> None:
+    page = html.unescape(site.client.get("/api/docs").text)
+    rows = dict(re.findall(r"<tr><td><code>(\w+)</code></td><td>([^<]+)</td>", page.partition('id="Worklist"')[2]))
+    assert rows["waiting_seconds"] == "integer"
+    assert rows["waiting_since"] == "date-time string"
+    assert rows["age_years"] == "number or null"
+    assert rows["entries"] == "array of WorklistEntry"
+    assert all(f"<code>{reason.value}</code></dt><dd>{reason.words}<" in page for reason in Reason)
+    assert json.dumps(WORKLIST_EXAMPLE["generated_at"]) in page
+    assert "every 5 s" in page
+    assert "`" not in page
+    targets = set(re.findall(r'href="#(\w+)"', page))
+    assert targets == {"Worklist", "Study", "Problem", "ReaderName", "MaybeReaderName", "Liveness", "Readiness"}
+    assert targets <= set(re.findall(r'<section id="(\w+)"', page))
 
 
 # -- failures ------------------------------------------------------------------------------------------------------
@@ -511,12 +715,52 @@ def test_a_reader_without_a_name_is_given_one_that_stays(site: Site) -> None:
     assert "samesite=strict" in cookie
 
 
-def test_the_page_says_why_nothing_was_changed(site: Site) -> None:
+def test_the_page_says_in_words_why_nothing_was_changed_and_leads_back(site: Site) -> None:
+    uid = site.receive(1)
+    site.client.post(f"/api/studies/{uid}/start", json={"reader": "Dr <A>"})
+    refusals = [
+        (f"/studies/{uid}/start", 409, "Another reader holds the study"),
+        (f"/studies/{uid}/read", 409, "Another reader holds the study"),
+        (f"/studies/{UNKNOWN}/read", 404, "no study is held"),
+    ]
+    for address, status, words in refusals:
+        answer = site.client.post(address, data={"limit": "50"})
+        assert answer.status_code == status
+        assert words in answer.text
+        assert 'href="/' in answer.text
+        assert "<form" not in answer.text
+    assert "read by <bdi>Dr &lt;A&gt;</bdi>" in site.client.post(f"/studies/{uid}/start").text
+    assert 'href="/?limit=50"' in site.client.post(f"/studies/{uid}/start", data={"limit": "50"}).text
+    assert site.client.get(f"/api/studies/{uid}").json()["status"] == "reading"
+    assert f'action="/studies/{uid}/read"' not in site.client.get("/").text
+
+
+def press(site: Site, page: str) -> httpx.Response:
+    """Send the only form of a page."""
+    address = re.findall(r'<form [^>]*action="([^"]+)"', page)
+    assert len(address) == 1
+    return site.client.post(address[0], data=dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page)))
+
+
+def test_new_images_are_told_to_the_reader_who_can_start_again_and_then_read(site: Site) -> None:
+    uid = site.receive(1)
+    site.client.post(f"/studies/{uid}/start")
+    site.receive(1, image=2)
+    refused = site.client.post(f"/studies/{uid}/read", data={"limit": "50"})
+    assert refused.status_code == 409
+    assert "New images have arrived" in refused.text
+    assert site.uids() == [uid]
+    assert press(site, refused.text).headers["location"] == "/?limit=50"
+    assert site.client.post(f"/studies/{uid}/read").status_code == 303
+    assert site.uids() == []
+
+
+def test_the_study_of_another_reader_is_released_only_at_the_second_asking(site: Site) -> None:
     uid = site.receive(1)
     site.client.post(f"/api/studies/{uid}/start", json={"reader": "Dr A"})
-    for address, words in ((f"/studies/{uid}/start", "another reader holds"), (f"/studies/{UNKNOWN}/read", "not held")):
-        answer = site.client.post(address, follow_redirects=True)
-        assert words in answer.text
-    page = site.client.get("/").text
-    assert "being read by <bdi>Dr A</bdi>" in page
-    assert f'action="/studies/{uid}/read"' not in page
+    refused = site.client.post(f"/studies/{uid}/release")
+    assert refused.status_code == 409
+    assert "read by <bdi>Dr A</bdi>" in refused.text
+    assert site.client.get(f"/api/studies/{uid}").json()["reader"] == "Dr A"
+    assert press(site, refused.text).status_code == 303
+    assert site.client.get(f"/api/studies/{uid}").json()["status"] == "unread"

@@ -28,10 +28,10 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from triage import policy as rules
-from triage.errors import Reason, StudyNotFoundError
+from triage.errors import Reason, SettingsError, StudyNotFoundError
 from triage.jobs import JobState
 from triage.policy import Policy
 from triage.records.tables import UtcDateTime, findings, instances, jobs, studies
@@ -46,6 +46,8 @@ from triage.worklist import CLOCKS
 
 # What callers catch when the database does not do as asked; they need not know the library.
 DatabaseError = SQLAlchemyError
+# The part of them that may pass by itself: no connection, no room, no lock in time.
+OperationError = OperationalError
 JOBS_CHANNEL = "triage_jobs"
 OPEN_JOBS = (JobState.QUEUED, JobState.LEASED)
 
@@ -61,6 +63,16 @@ def open_engine(database_url: str) -> Engine:
         pool_pre_ping=True,
         connect_args={"options": options, "connect_timeout": 5, "tcp_user_timeout": 10000},
     )
+
+
+def shown_url(database_url: str) -> str:
+    """Without its passwords, for people and logs. Raise SettingsError for a URL that is none."""
+    try:
+        url = make_url(database_url)
+    except (ArgumentError, ValueError):  # the text of either may hold the URL
+        raise SettingsError("database_url: not of the form sqlite:///FILE or postgresql://USER@HOST/NAME") from None
+    hidden = {name: "***" for name in url.query if "password" in name.lower()}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
 
 def _sqlite_engine(database_url: str) -> Engine:
