@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
 from daemon.bell import Ringer
 from daemon.dicom.association import AssociationSummary, StoreRequest
+from daemon.dicom.negotiation import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT_EXCEEDED
 from daemon.spool import Spool, part10_header
 from daemon.telemetry import Pseudonym, describe, log
 from triage.records.intake import Receipt
@@ -31,6 +32,13 @@ STATUS_OF: tuple[tuple[type[Exception], int, str], ...] = (
     (MemoryError, 0xA700, "out of resources: memory"),
     (Exception, 0xA700, "out of resources: unforeseen"),
 )
+
+# For the log: result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21).
+WHY_REJECTED = {
+    CALLING_AE_UNKNOWN: "calling AE title or address is not listed",
+    CALLED_AE_UNKNOWN: "called AE title is not ours",
+    LOCAL_LIMIT_EXCEEDED: "too many connections, or too little disk",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +93,7 @@ def log_association(summary: AssociationSummary) -> None:
         called_ae=summary.called_ae,
         address=summary.address,
         outcome=summary.outcome,
+        rejection=WHY_REJECTED.get(summary.rejection) if summary.rejection else None,
         stored=summary.stored,
         failed=summary.failed,
         statuses=" ".join(f"{status:04X}:{count}" for status, count in sorted(summary.statuses.items())),

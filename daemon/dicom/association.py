@@ -85,6 +85,7 @@ class AssociationSummary:
     statuses: dict[int, int] = field(default_factory=dict)
     bytes_received: int = 0
     seconds: float = 0.0
+    rejection: Rejection | None = None
 
 
 class GuardedACSE(ACSE):
@@ -93,7 +94,7 @@ class GuardedACSE(ACSE):
     assoc: GuardedAssociation
 
     def negotiate_association(self) -> None:
-        rejection = self.assoc.rejection()
+        rejection = self.assoc.rejected_as = self.assoc.rejection()
         if rejection is not None:
             self.send_reject(*rejection)
             self.assoc.kill()  # returns once it is sent
@@ -119,6 +120,7 @@ class GuardedAssociation(Association):
         self._journal = Journal()
         self._statuses: Counter[int] = Counter()
         self._echoes = 0
+        self.rejected_as: Rejection | None = None
         self.acse = GuardedACSE(self)
         self.dul = GuardedDUL(self, listener.limits, self._journal)
         self.dimse = GuardedDIMSE(self, listener.limits, self._journal)
@@ -179,6 +181,7 @@ class GuardedAssociation(Association):
             statuses=dict(self._statuses),
             bytes_received=self._journal.bytes_received,
             seconds=time.monotonic() - self._journal.began,
+            rejection=self.rejected_as,
         )
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:

@@ -227,6 +227,7 @@ def test_peer_must_match_by_title_and_address_and_call_us_by_name(
             assert rejection is None or answer_to(peer) == rejection
         end = site.last_end()
         assert end.outcome is (Outcome.RELEASED if rejection is None else Outcome.REJECTED)
+        assert end.rejection == rejection
         assert (end.calling_ae, end.address) == (calling.strip(), source)
 
 
