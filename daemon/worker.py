@@ -42,7 +42,7 @@ class Times:
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """``classifier`` is None when the network could not be loaded: then nothing is analysed, and says so."""
+    """``classifier`` is None while the network cannot be loaded: films then wait, marked as not analysed."""
 
     name: str
     queue: Queue
@@ -75,33 +75,31 @@ class Worker:
         started = time.monotonic()
         with suppress(LostLeaseError), self._beating(job):
             if self.classifier is None:
-                self.queue.defer(job, Reason.MODEL_UNAVAILABLE, NETWORK_PAUSE_SECONDS)
-                log().warning(
-                    "job_deferred", study=self.pseudonym(job.study_instance_uid), reason=Reason.MODEL_UNAVAILABLE
-                )
+                self._defer(job)
                 return True
-            finding, look = self._look(job)
-            priority = self._record(job, finding)
+            finding, look = self._look(job, self.classifier)
+            priority = self._record(job, finding, self.classifier)
             self._log(job, finding, look, priority, time.monotonic() - started)
             return True
         log().warning("lease_lost", study=self.pseudonym(job.study_instance_uid), attempts=job.attempts)
         return True
 
-    def _look(self, job: Job) -> tuple[Finding, Look | None]:
-        if self.classifier is None:
-            return Finding(reason=Reason.MODEL_UNAVAILABLE), None
+    def _defer(self, job: Job) -> None:
+        self.queue.defer(job, Reason.MODEL_UNAVAILABLE, NETWORK_PAUSE_SECONDS)
+        log().warning("job_deferred", study=self.pseudonym(job.study_instance_uid), reason=Reason.MODEL_UNAVAILABLE)
+
+    def _look(self, job: Job, classifier: Classifier) -> tuple[Finding, Look | None]:
         try:
-            return look_at(self.spool.path(job.sha256), job.sha256, self.decoder, self.classifier, self.policy)
+            return look_at(self.spool.path(job.sha256), job.sha256, self.decoder, classifier, self.policy)
         except Exception as error:  # noqa: BLE001 - one bad film costs one film, never the worker
             log().error("analysis_failed", study=self.pseudonym(job.study_instance_uid), **describe(error))
-            return Finding(weights_sha256=self.classifier.card.sha256, reason=Reason.INTERNAL_ERROR), None
+            return Finding(weights_sha256=classifier.card.sha256, reason=Reason.INTERNAL_ERROR), None
 
-    def _record(self, job: Job, finding: Finding) -> Priority | None:
+    def _record(self, job: Job, finding: Finding, classifier: Classifier) -> Priority | None:
         """The study's new priority; None if the job will be tried again."""
         if finding.reason in PASSING:
             return self.queue.fail(job, finding.reason, self.rule)
-        card = self.classifier.card if self.classifier else None
-        return self.queue.finish(job, finding, judge(finding, card=card, policy=self.policy))
+        return self.queue.finish(job, finding, judge(finding, card=classifier.card, policy=self.policy))
 
     @contextmanager
     def _beating(self, job: Job) -> Iterator[None]:
