@@ -32,10 +32,28 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Thorax:
+    """What the network is shown: the box of the thorax, ``margin`` of its sides wider all round, ``size_px`` square."""
+
+    margin: float
+    size_px: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """What flagging P(pneumonia) >= ``threshold`` catches and spares, as shares of 1, on films not trained on."""
+
+    threshold: float
+    sensitivity: float
+    specificity: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """``threshold`` and ``likely_threshold`` are calibrated P(pneumonia); ``temperature`` divides the logits.
 
-    ``sha256`` is of the weights file: thresholds are worth nothing with other weights.
+    ``sha256`` is of the weights file: thresholds are worth nothing with other weights. Without ``thorax``, as in
+    cards of the first version, the network is shown the whole film. ``curve`` rises in its thresholds.
     """
 
     architecture: str
@@ -47,6 +65,8 @@ class Card:
     temperature: float
     sha256: str
     date: str
+    thorax: Thorax | None = None
+    curve: tuple[OperatingPoint, ...] = ()
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +82,8 @@ def read_card(path: Path) -> Card:
             population[name] = tuple(population[name])
         preprocessing["stretch_percentiles"] = tuple(preprocessing["stretch_percentiles"])
         raw["classes"] = tuple(raw["classes"])
+        raw["thorax"] = Thorax(**raw["thorax"]) if raw.get("thorax") else None
+        raw["curve"] = tuple(OperatingPoint(**point) for point in raw.get("curve", ()))
         return Card(preprocessing=Preprocessing(**preprocessing), population=Population(**population), **raw)
     except OSError as error:
         raise CardMismatchError(f"card {path.name}: {error.strerror}") from error

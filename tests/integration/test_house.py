@@ -105,10 +105,15 @@ def test_a_database_server_that_comes_up_later_is_waited_for(
     admin = open_engine(postgresql_server).execution_options(isolation_level="AUTOCOMMIT")
     late = house(tmp_path, admin.url.set(database=name).render_as_string(hide_password=False))
     with admin.connect() as connection:
-        timer = threading.Timer(0.5, lambda: connection.execute(text(f"CREATE DATABASE {name}")))
-        timer.start()
-        assert await_database(late, threading.Event())
-        timer.join()
+
+        class Pause(threading.Event):
+            """In which somebody makes the database."""
+
+            def wait(self, timeout: float | None = None) -> bool:
+                connection.execute(text(f"CREATE DATABASE {name}"))
+                return super().wait(timeout)
+
+        assert await_database(late, Pause())
         late.store.engine.dispose()
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()

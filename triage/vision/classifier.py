@@ -7,6 +7,7 @@ The network: M. Tan, Q. V. Le, "EfficientNet: Rethinking Model Scaling for Convo
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,6 +127,17 @@ def stored_tensors(network: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Crops:
+    """``pixels`` float32 (N, S, S) in [0, 1]: all the network is shown of each film.
+
+    ``boxes`` (N, 4): where they were on the film, as left, top, right, bottom in shares of its width and height.
+    """
+
+    pixels: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+
+
 class Classifier:
     """A network in evaluation mode with the card that belongs to it. ``network`` is float32 and channels last."""
 
@@ -139,6 +151,10 @@ class Classifier:
         preprocessing = self.card.preprocessing
         films = torch.tensor(np.asarray(batch, np.float32), device=self.device)[:, None]
         return (films - preprocessing.mean) / preprocessing.std
+
+    def crops(self, batch: NDArray[np.float32]) -> Crops:
+        """Films (N, size, size) in [0, 1], as ``pixels.prepare`` gives them, to what the network is shown of them."""
+        return Crops(pixels=batch, boxes=np.tile(np.array([0, 0, 1, 1], np.float32), (len(batch), 1)))
 
     def score(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
         """Films (N, size, size) in [0, 1] to calibrated probabilities (N, 3), rows sum to 1.
