@@ -24,8 +24,10 @@ def test_a_waiting_worker_wakes_at_once(engine: Engine, tmp_path: Path) -> None:
         ringer.ring()
 
     started = time.monotonic()
-    threading.Timer(0.2, receive).start()
+    sender = threading.Timer(0.2, receive)
+    sender.start()
     rung = listening.wait(30.0)
+    sender.join()  # its connection goes back before the engine is disposed of
     assert rung
     assert time.monotonic() - started < 10.0
     listening.close()
