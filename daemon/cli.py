@@ -6,33 +6,38 @@ Heavy imports stand inside the commands that need them: only the worker and thos
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sys
 import textwrap
+from contextlib import ExitStack
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from daemon import lifecycle
+from daemon import films, lifecycle
+from daemon.films import AsJson
 from daemon.house import (
     DatabaseUnavailableError,
     await_database,
     build_listener,
     decoding_limits,
-    load,
     load_or_none,
     need_database,
     open_house,
     open_house_with_database,
+    operating_point,
     readiness,
+    refuse_mismatch,
 )
 from daemon.settings import read_settings, table
 from daemon.telemetry import log
+from triage.card import read_card
 from triage.errors import TriageError
 
 app = typer.Typer(
@@ -42,7 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines instead of a table.")]
 
 
 # -- processes -----------------------------------------------------------------------------------------------------
@@ -52,6 +56,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines instead 
 def serve() -> None:
     """Run receiver, workers, scheduler and web page, and keep them running."""
     house = open_house("serve")
+    refuse_mismatch(house.settings, house.policy)
     stop = lifecycle.stop_on_signals()
     house.spool  # noqa: B018 - what is wrong with the folder is told once, here
     if not await_database(house, stop):
@@ -88,26 +93,32 @@ def receive() -> None:
 def work(name: Annotated[str, typer.Option(help="Name of this worker on this machine.")] = "") -> None:
     """Run one worker alone."""
     house = open_house(name or "worker")
+    refuse_mismatch(house.settings, house.policy)
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
     from daemon.bell import bell
     from daemon.decoder import Decoder
-    from daemon.worker import NETWORK_PAUSE_SECONDS, Times, Worker
+    from daemon.leases import Times
+    from daemon.worker import NETWORK_PAUSE_SECONDS, Worker
 
     settings = house.settings
     full_name = f"{socket.gethostname()[:40]}/{name or os.getpid()}"
     if name:  # whoever had this name before is dead: its job need not wait for the lease to run out
         house.queue.expire(house.rule, worker=full_name)
     listening = bell(house.store, settings.data_dir)
-    with Decoder(decoding_limits(settings)) as decoder:
-        decoder.warm()  # loads its codecs while the network is loaded here
+    with ExitStack() as stack:
+        count = settings.decoders or max(2, os.cpu_count() or 1)  # two, so that one slow film does not stop the rest
+        decoders = [stack.enter_context(Decoder(decoding_limits(settings))) for _ in range(count)]
+        for decoder in decoders:
+            decoder.warm()  # loads its codecs while the network is loaded here
         worker = Worker(
             name=full_name,
             queue=house.queue,
             spool=house.spool,
-            decoder=decoder,
-            classifier=load_or_none(settings),
+            decoders=decoders,
+            batch_max=settings.batch_max,
+            classifier=load_or_none(settings, house.policy),
             policy=house.policy,
             rule=house.rule,
             times=Times(lease_seconds=settings.lease_seconds, job_seconds=settings.job_seconds),
@@ -116,7 +127,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
         while not stop.is_set():
             if worker.classifier is None:  # films wait, marked as such, until there is a network
                 worker.run(stop, listening, seconds=NETWORK_PAUSE_SECONDS)
-                worker = replace(worker, classifier=load_or_none(settings))
+                worker = replace(worker, classifier=load_or_none(settings, house.policy))
             else:
                 worker.run(stop, listening)
     listening.close()
@@ -153,11 +164,13 @@ def web() -> None:
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    from daemon.web.drawing import Drawing
     from daemon.web.server import build_app, serve
 
     settings = house.settings
     hosts = (settings.http_host, *settings.http_allowed_hosts)
-    app = build_app(house.reading, house.queue, house.policy, hosts, lambda: readiness(house))
+    drawing = Drawing(reading=house.reading, spool=house.spool) if settings.explanations else None
+    app = build_app(house.reading, house.queue, house.policy, hosts, lambda: readiness(house), drawing=drawing)
     serve(app, settings.http_host, settings.http_port, stop)
 
 
@@ -206,7 +219,8 @@ def settings(*, as_json: AsJson = False) -> None:
     rows = [replace(row, value=url) if row.name == "TRIAGE_DATABASE_URL" else row for row in table(current)]
     if as_json:
         values = {row.name: row.value for row in rows}
-        typer.echo(json.dumps({"settings": values, "policy": asdict(policy)}, indent=2))
+        derived = operating_point(current, policy)
+        typer.echo(json.dumps({"settings": values, "policy": asdict(policy), "operating_point": derived}, indent=2))
         return
     typer.echo("# environment, or TRIAGE_CONFIG_FILE (TOML: lower case, without TRIAGE_)")
     for row in rows:
@@ -216,65 +230,44 @@ def settings(*, as_json: AsJson = False) -> None:
     typer.echo("\n# only in that file\n[policy]")
     for name, value in asdict(policy).items():
         typer.echo(f"{name} = {json.dumps(value)}")
+    typer.echo("\n# which comes to, with the network in use")
+    for name, value in operating_point(current, policy).items():
+        typer.echo(f"# {name}: {value if isinstance(value, str) else f'{value:.4g}'}")
+
+
+@app.command()
+def budget(
+    prevalence: Annotated[
+        float | None, typer.Argument(min=0.001, max=0.999, help="Share of pneumonias; else the policy's.")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show the alert budgets a site can set: flags per 100 studies, and what they catch. A forecast."""
+    from triage.budget import SENSITIVITY_MIN, offers
+
+    current, policy = read_settings()
+    share = prevalence or policy.prevalence
+    if share is None:
+        raise TriageError("say the share of pneumonias among your analysed studies, e.g. triage budget 0.3")
+    card = read_card(current.weights_card)
+    rows = offers(card, share, policy.sensitivity_min or SENSITIVITY_MIN)
+    if not rows:
+        raise TriageError(f"the card of network {card.sha256[:12]} has no operating curve: it takes no budget")
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    typer.echo(f"Network {card.sha256[:12]}, prevalence {share:g}. The first row is its own threshold.\n")
+    typer.echo("flags per 100  threshold  sensitivity    PPV")
+    for row in rows:
+        flags = f"{math.ceil(row.flags_per_100):13d}"
+        typer.echo(f"{flags}  {row.threshold:9.4f}  {row.sensitivity:11.3f}  {row.ppv:5.3f}")
 
 
 # -- films ---------------------------------------------------------------------------------------------------------
 
-
-@app.command()
-def score(
-    films: Annotated[list[Path], typer.Argument(help="DICOM, JPEG or PNG files.")], *, as_json: AsJson = False
-) -> None:
-    """Score films offline, without a database: one result a file. Exit 1 if any was not analysed."""
-    from daemon.offline import score_films
-
-    current, policy = read_settings()
-    results = list(score_films(films, load(current), policy, decoding_limits(current)))
-    if as_json:
-        typer.echo(json.dumps(results, indent=2))
-    else:
-        for result in results:
-            told = "flagged" if result["flagged"] else (result["reason"] or "not flagged")
-            typer.echo(f"{result['path']}: {told}")
-    raise typer.Exit(any(result["status"] != "analysed" for result in results))
-
-
-@app.command()
-def evaluate(
-    directory: Annotated[Path, typer.Argument(help="Folder with NORMAL and PNEUMONIA.")], *, as_json: AsJson = False
-) -> None:
-    """Measure the network on labelled films."""
-    from triage.learning.evaluation import evaluate as measure
-
-    figures = measure(directory, load(read_settings()[0]))
-    if as_json:
-        typer.echo(json.dumps(figures, indent=2))
-        return
-    for name, value in figures.items():
-        typer.echo(f"{name:24} {value}")
-
-
-@app.command()
-def train(
-    films: Annotated[Path, typer.Option(help="Folder with NORMAL and PNEUMONIA.")],
-    out: Annotated[Path, typer.Option(help="Folder for weights and card.")],
-    held_out: Annotated[Path | None, typer.Option(help="Films whose patients must not be trained on.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training films.")] = 9,
-    seed: Annotated[int, typer.Option(help="Of split, start and augmentation.")] = 1,
-) -> None:
-    """Train the network on labelled films; writes weights and their card."""
-    from triage.learning.training import Recipe
-    from triage.learning.training import train as fit
-
-    today = datetime.now(UTC).date().isoformat()
-    fit(
-        films,
-        out,
-        date=today,
-        recipe=Recipe(epochs=epochs, seed=seed),
-        held_out=held_out,
-        progress=lambda text: typer.echo(text, err=True),
-    )
+for command in (films.score, films.explain, films.evaluate, films.train):
+    app.command()(command)
 
 
 @app.command()

@@ -37,10 +37,14 @@ _BYTES_PER_PIXEL = 4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Look:
-    """``pixels`` float32 (size, size) in [0, 1], or a reason why there are none; ``seconds`` of wall time."""
+    """``pixels`` float32 (size, size) in [0, 1], or a reason why there are none; ``seconds`` of wall time.
+
+    ``shape``: rows and columns of the film itself.
+    """
 
     header: Header | None = None
     pixels: NDArray[np.float32] | None = field(default=None, repr=False)
+    shape: tuple[int, int] | None = None
     reason: Reason | None = None
     seconds: float = 0.0
 
@@ -178,7 +182,8 @@ def _understood(answer: bytes, size_px: int) -> Look:
         header = None if report["header"] is None else _header(report["header"])
         if report["reason"] is not None:
             return Look(header=header, reason=Reason(report["reason"]))
-        return Look(header=header, pixels=_pixels(answer[LENGTH.size + length :], size_px))
+        rows, columns = (int(side) for side in report["shape"])
+        return Look(header=header, pixels=_pixels(answer[LENGTH.size + length :], size_px), shape=(rows, columns))
     except Exception:  # noqa: BLE001 - struct.error, ValueError, KeyError, RecursionError: no list would be complete
         return Look(reason=Reason.DECODE_CRASH)
 

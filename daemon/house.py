@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import ssl
 import threading
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +18,10 @@ from daemon import telemetry
 from daemon.lifecycle import EXIT_AGAIN
 from daemon.settings import Settings, read_settings, split_peer
 from daemon.telemetry import log
-from triage.errors import CardMismatchError, Reason, TriageError
+from triage.card import read_card
+from triage.errors import CardMismatchError, Reason, SettingsError, TriageError
 from triage.jobs import RetryRule
-from triage.policy import Policy
+from triage.policy import Policy, expected, thresholds
 
 if TYPE_CHECKING:
     from daemon.arrival import Arrivals
@@ -249,11 +251,36 @@ def load(settings: Settings) -> Classifier:
     return load_classifier(settings.weights_card, found_device(settings.device))
 
 
-def load_or_none(settings: Settings) -> Classifier | None:
+def refuse_mismatch(settings: Settings, policy: Policy) -> None:
+    """Raise SettingsError if policy and network do not go together, whoever is to judge with them.
+
+    A card that cannot be read is told elsewhere, and does not stop the receiver.
+    """
+    with suppress(CardMismatchError):
+        thresholds(read_card(settings.weights_card), policy)
+
+
+def operating_point(settings: Settings, policy: Policy) -> dict[str, float | str]:
+    """What settings and policy come to: the thresholds, and the forecast where the site's prevalence is known.
+
+    Raise SettingsError as `refuse_mismatch`.
+    """
+    try:
+        card = read_card(settings.weights_card)
+    except CardMismatchError as error:
+        return {"network": str(error)}
+    limits, forecast = thresholds(card, policy), expected(card, policy)
+    missing = "set prevalence to see it" if card.curve else "the network's card has no operating curve"
+    foreseen = asdict(forecast) if forecast else {"threshold": limits.flag, "forecast": missing}
+    return {"weights": card.sha256[:12], "possible": limits.possible, "likely": limits.likely, **foreseen}
+
+
+def load_or_none(settings: Settings, policy: Policy) -> Classifier | None:
     """Without a network the worker goes on: studies then say that they were not analysed, and keep their place."""
     try:
         classifier = load(settings)
-    except CardMismatchError as error:
+        thresholds(classifier.card, policy)  # the weights may have been replaced since the start
+    except (CardMismatchError, SettingsError) as error:
         log().error("model_unavailable", error=type(error).__name__, problem=str(error))
         return None
     log().info("model_loaded", weights=classifier.card.sha256[:12], device=str(classifier.device))

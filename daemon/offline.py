@@ -22,7 +22,7 @@ _PREAMBLE_BYTES = 128
 def score_films(
     films: Sequence[Path], classifier: Classifier, policy: Policy, limits: Limits
 ) -> Iterator[dict[str, Any]]:
-    """path, status (analysed | not_analysed), reason, p_pneumonia, flagged, tier, etiology of each film.
+    """path, status (analysed | not_analysed), reason, p_pneumonia, flagged, tier, etiology, words of each film.
 
     A JPEG or PNG says nothing of itself: whoever names it vouches that it is a frontal chest film of the population.
     """
@@ -38,6 +38,7 @@ def score_films(
                 "flagged": priority.flagged,
                 "tier": priority.tier,
                 "etiology": priority.etiology,
+                "words": priority.words,
             }
 
 

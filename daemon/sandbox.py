@@ -33,7 +33,7 @@ from pydicom import Dataset
 
 from triage.card import Preprocessing
 from triage.errors import NotAnalysed, Reason
-from triage.study import Header
+from triage.study import Header, PixelImage
 from triage.vision.header import parse_header
 from triage.vision.pixels import prepare, read_dicom, read_pixels
 
@@ -141,7 +141,7 @@ def _live(line: socket.socket, nursery: int) -> None:
 
 
 def _answer(content: bytes) -> tuple[bytes, NDArray[np.float32] | None]:
-    """JSON of header and reason, and the pixels if there is no reason against them."""
+    """JSON of header, reason and shape, and the pixels if there is no reason against them."""
     try:
         request = cast("Request", pickle.loads(content))  # noqa: S301 - from our own worker
         confine(request.limits)
@@ -187,7 +187,8 @@ def answer(request: Request) -> tuple[bytes, NDArray[np.float32] | None]:
     try:
         content = _read(request)
         header = parse_header(content)
-        return _report(header, None), _look(content, header, request)
+        image = _look(content, header, request)
+        return _report(header, None, image), prepare(image, request.preprocessing)
     except NotAnalysed as outcome:
         return _report(header, outcome.reason), None
     except MemoryError:
@@ -206,15 +207,16 @@ def _read(request: Request) -> bytes:
     return content
 
 
-def _look(content: bytes, header: Header, request: Request) -> NDArray[np.float32]:
+def _look(content: bytes, header: Header, request: Request) -> PixelImage:
     reason = request.gate(header)
     if reason is not None:
         raise NotAnalysed(reason)
-    return prepare(read_dicom(io.BytesIO(content)), request.preprocessing)
+    return read_dicom(io.BytesIO(content))
 
 
-def _report(header: Header | None, reason: Reason | None) -> bytes:
-    return json.dumps({"header": header and asdict(header), "reason": reason and reason.value}).encode()
+def _report(header: Header | None, reason: Reason | None, image: PixelImage | None = None) -> bytes:
+    shape = image and list(image.pixels.shape)
+    return json.dumps({"header": header and asdict(header), "reason": reason and reason.value, "shape": shape}).encode()
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ class Sweeps:
         count = 0
         while batch := self.queue.expired_files(self.retention_days):
             for instance_id, sha256, quarantined in batch:
+                self.spool.delete(sha256, quarantined=quarantined)  # first: if it fails, the next turn tries again
                 self.queue.forget_file(instance_id)
-                self.spool.delete(sha256, quarantined=quarantined)
             count += len(batch)
         # What could not even be listed has no row that would end its keeping.
         for file in self.spool.files(self.retention_days * _DAY_SECONDS, quarantined=True):

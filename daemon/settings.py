@@ -18,8 +18,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from triage.card import read_card
-from triage.errors import CardMismatchError, SettingsError
+from triage.errors import SettingsError
 from triage.policy import Policy
 
 PREFIX = "TRIAGE_"
@@ -64,9 +63,12 @@ class Settings(BaseSettings):
     )
 
     weights_card: Path = Field(DEFAULT_WEIGHTS, description="card (JSON) of the network; its weights lie beside it")
+    explanations: bool = Field(default=False, description="pictures on the page of what moved the network; see README")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
     torch_threads: int = Field(0, ge=0, description="threads of the network; 0: one fewer than cores")
     workers: int = Field(1, ge=1, le=64, description="worker processes that `triage serve` starts")
+    decoders: int = Field(0, ge=0, le=256, description="films a worker decodes at a time; 0: one a core, at least two")
+    batch_max: int = Field(16, ge=1, le=4096, description="most films that go through the network together")
     lease_seconds: float = Field(60.0, ge=1, description="a worker that is silent so long loses its job")
     job_seconds: float = Field(120.0, ge=1, description="a job gets no more heartbeats after this")
     attempts_max: int = Field(3, ge=1, le=20, description="attempts before a job is buried")
@@ -106,6 +108,8 @@ class Settings(BaseSettings):
                 "http_host: the page shows patients and asks nobody for a password. Keep it on "
                 "loopback, or set http_allow_remote and put a proxy with a log-in before it"
             )
+        if self.job_seconds <= self.decode_seconds:
+            raise ValueError("job_seconds must be more than decode_seconds: decoding is only a part of a job")
         for peer in self.dicom_peers:
             split_peer(peer)
         return self
@@ -180,7 +184,6 @@ def read_settings() -> tuple[Settings, Policy]:
         policy = TypeAdapter(Policy).validate_python(site, strict=False)
     except ValidationError as error:
         raise SettingsError(_words(error, "[policy] ")) from None
-    _refuse_fewer_flags(settings, policy)
     return settings, policy
 
 
@@ -223,21 +226,6 @@ def _refuse_unknown_variables() -> None:
 def _hint(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else "; `triage settings` lists them all"
-
-
-def _refuse_fewer_flags(settings: Settings, policy: Policy) -> None:
-    """A network that cannot be loaded is told elsewhere, and does not stop the receiver."""
-    if policy.threshold is None:
-        return
-    try:
-        card = read_card(settings.weights_card)
-    except CardMismatchError:
-        return
-    if policy.threshold > card.threshold:
-        raise SettingsError(
-            f"[policy] threshold: {policy.threshold:g} is above the {card.threshold:g} of the network's card; "
-            "a site may ask for more flags, not for fewer"
-        )
 
 
 def _words(error: ValidationError, table_name: str = "") -> str:

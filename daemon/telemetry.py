@@ -33,7 +33,7 @@ FIELDS = frozenset(
         "reopened", "attempts", "worker", "calling_ae", "called_ae", "address", "host", "port",
         "stored", "failed", "echoes", "bytes_received",
         "tls", "seconds", "queued_seconds", "decode_seconds", "score_seconds", "retry_seconds", "total_seconds",
-        "flagged", "tier", "policy", "weights", "device", "threads", "database", "sqlite",
+        "flagged", "tier", "policy", "weights", "device", "threads", "batch", "database", "sqlite",
         "count", "queued", "buried", "free_mib", "signal", "exit_code", "child", "restarts", "setting", "problem",
     }
 )  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,14 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class Thorax:
-    """What the network is shown: the box of the thorax, ``margin`` of its sides wider all round, ``size_px`` square."""
+    """What the network is shown: the box of the thorax, ``margin`` of its sides wider all round, ``size_px`` square.
+
+    ``smoothing_px``: deviation of a Gaussian over the prepared film, before it is cut; 0 for none.
+    """
 
     margin: float
     size_px: int
+    smoothing_px: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +52,11 @@ class OperatingPoint:
     threshold: float
     sensitivity: float
     specificity: float
+
+
+# The ends of every curve, which a card leaves out: from threshold 0 all are flagged, from 1 none.
+NOTHING_SPARED = OperatingPoint(threshold=0.0, sensitivity=1.0, specificity=0.0)
+NOTHING_CAUGHT = OperatingPoint(threshold=1.0, sensitivity=0.0, specificity=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +94,22 @@ def read_card(path: Path) -> Card:
         preprocessing["stretch_percentiles"] = tuple(preprocessing["stretch_percentiles"])
         raw["classes"] = tuple(raw["classes"])
         raw["thorax"] = Thorax(**raw["thorax"]) if raw.get("thorax") else None
-        raw["curve"] = tuple(OperatingPoint(**point) for point in raw.get("curve", ()))
+        raw["curve"] = _curve(raw.get("curve", ()))
         return Card(preprocessing=Preprocessing(**preprocessing), population=Population(**population), **raw)
     except OSError as error:
         raise CardMismatchError(f"card {path.name}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CardMismatchError(f"card {path.name}: not a card of this version ({error})") from error
+
+
+def _curve(points: Sequence[dict[str, float]]) -> tuple[OperatingPoint, ...]:
+    """Raise ValueError unless thresholds rise between 0 and 1, and with them specificity, while sensitivity falls."""
+    curve = tuple(OperatingPoint(**point) for point in points)
+    for low, high in pairwise((NOTHING_SPARED, *curve, NOTHING_CAUGHT)):
+        rises = low.threshold < high.threshold and low.specificity <= high.specificity
+        if not (rises and low.sensitivity >= high.sensitivity):
+            raise ValueError(f"curve does not rise at {high.threshold:g}")
+    return curve
 
 
 def write_card(card: Card, path: Path) -> None:

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     DECODE_CRASH = "decode_crash", "decoder crashed on this file"
     DECODE_TIMEOUT = "decode_timeout", "decoder exceeded its time limit"
     # Could it be judged?
+    NOT_A_CHEST_FILM = "not_a_chest_film", "image does not look like a frontal chest film"
     MODEL_UNAVAILABLE = "model_unavailable", "classifier not available"
     MODEL_OUTPUT_INVALID = "model_output_invalid", "classifier gave no valid answer"
     RESOURCE_EXHAUSTED = "resource_exhausted", "not enough memory"
@@ -74,6 +75,10 @@ class StudyNotFoundError(TriageError):
 
 class ConflictError(TriageError):
     """The study's status does not allow this change, e.g. another reader holds it."""
+
+
+class BusyError(TriageError):
+    """It cannot be had just now; the same request may succeed later."""
 
 
 class LostLeaseError(TriageError):

@@ -27,7 +27,10 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A leased job. ``token`` fences its result: after expiry another worker holds another token."""
+    """A leased job. ``token`` fences its result: after expiry another worker holds another token.
+
+    ``last_reason`` says why the attempt before was no good; None at the first.
+    """
 
     job_id: int
     instance_id: int
@@ -36,6 +39,12 @@ class Job:
     attempts: int
     token: str
     queued_seconds: float
+    last_reason: Reason | None = None
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its last worker died, or failed at it: nothing says that it was not this film that did it."""
+        return self.last_reason is Reason.INTERNAL_ERROR
 
 
 @dataclass(frozen=True, kw_only=True)

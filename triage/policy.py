@@ -6,9 +6,11 @@ priority it made. Nothing in here can lower a study: `combine` takes the highest
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from triage.budget import SENSITIVITY_MIN, Budget, Forecast, at, forecast, within
 from triage.card import Card, Population
 from triage.errors import Reason, SettingsError
 from triage.study import Analysis, Etiology, Finding, Header, Priority, Tier
@@ -25,6 +27,8 @@ ANALYSED_SOP_CLASSES = frozenset(
 # Objects without an image of their own: they never reopen a study that has been read (PS3.4 B.5 lists the classes).
 _NON_IMAGES = ("11.", "88.", "104.", "66", "67", "9.", "90.1", "481.3", "481.5", "481.8", "481.9")
 NON_IMAGE_SOP_CLASSES = tuple("1.2.840.10008.5.1.4.1.1." + branch for branch in _NON_IMAGES)
+_WEIGHTS = re.compile("[0-9a-f]{12,64}")
+_ENDS = {"threshold": 1, "prevalence": 1, "ppv_min": 1, "sensitivity_min": 1, "flags_per_100_max": 100}
 UNKNOWNS = {"age": Reason.AGE_UNKNOWN, "view": Reason.VIEW_UNKNOWN, "body_part": Reason.BODY_PART_UNKNOWN}
 
 
@@ -32,14 +36,23 @@ UNKNOWNS = {"age": Reason.AGE_UNKNOWN, "view": Reason.VIEW_UNKNOWN, "body_part":
 class Policy:
     """What a site may decide. ``waiting_limit_minutes`` below the usual 90th percentile of waits undoes the triage.
 
-    ``accept_unknown`` lists what a film may leave unsaid: "age", "view", "body_part". ``threshold`` replaces the
-    card's and must not be above it: a site may ask for more flags, never hide what the card would flag.
+    ``accept_unknown`` lists what a film may leave unsaid: "age", "view", "body_part".
+
+    ``threshold`` asks for more flags than the card's, never for fewer, of the network that ``threshold_weights`` names
+    (first 12 or more digits of its sha256). A budget asks for fewer: at most ``flags_per_100_max`` flags, or flags that
+    are right at least ``ppv_min`` of the time, where ``prevalence`` of the analysed studies are pneumonias. It is
+    refused if it would catch less than ``sensitivity_min`` of them, 0.9 if None. All are shares of 1 but the flags.
     """
 
     version: str = "default-1"
     waiting_limit_minutes: int = 240
     accept_unknown: tuple[str, ...] = ()
     threshold: float | None = None
+    threshold_weights: str = ""
+    prevalence: float | None = None
+    flags_per_100_max: float | None = None
+    ppv_min: float | None = None
+    sensitivity_min: float | None = None
 
     def __post_init__(self) -> None:
         unknown = set(self.accept_unknown) - set(UNKNOWNS)
@@ -47,10 +60,56 @@ class Policy:
             raise SettingsError(f"policy accept_unknown: {sorted(unknown)} is not among {sorted(UNKNOWNS)}")
         if not 1 <= self.waiting_limit_minutes <= 7 * 24 * 60:
             raise SettingsError("policy waiting_limit_minutes: must be between 1 and 10080")
-        if self.threshold is not None and not 0.0 < self.threshold < 1.0:
-            raise SettingsError("policy threshold: must lie between 0 and 1")
         if not self.version or len(self.version) > 64:  # noqa: PLR2004 - width of the column
             raise SettingsError("policy version: must be 1 to 64 characters")
+        self._refuse_strange_numbers()
+        self._refuse_conflicts()
+
+    @property
+    def budget(self) -> Budget | None:
+        if self.prevalence is None or (self.flags_per_100_max is None and self.ppv_min is None):
+            return None
+        return Budget(
+            prevalence=self.prevalence,
+            flags_per_100_max=self.flags_per_100_max,
+            ppv_min=self.ppv_min,
+            sensitivity_min=SENSITIVITY_MIN if self.sensitivity_min is None else self.sensitivity_min,
+        )
+
+    def _refuse_strange_numbers(self) -> None:
+        for name, end in _ENDS.items():
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < end:
+                raise SettingsError(f"[policy] {name}: must lie between 0 and {end}")
+        if self.threshold_weights and not _WEIGHTS.fullmatch(self.threshold_weights):
+            raise SettingsError(
+                "[policy] threshold_weights: must be the first 12 or more digits of the weights' sha256"
+            )
+
+    def _refuse_conflicts(self) -> None:
+        asked = [name for name in ("threshold", "flags_per_100_max", "ppv_min") if getattr(self, name) is not None]
+        if len(asked) > 1:
+            raise SettingsError(f"[policy] {asked[0]} and {asked[1]} exclude each other: set one of them")
+        if self.threshold_weights and self.threshold is None:
+            raise SettingsError("[policy] threshold_weights: says which network a threshold is for, but there is none")
+        if self.sensitivity_min is not None and asked in ([], ["threshold"]):
+            raise SettingsError("[policy] sensitivity_min: bounds flags_per_100_max or ppv_min, but there is neither")
+        if self.prevalence is None and asked not in ([], ["threshold"]):
+            raise SettingsError(
+                f"[policy] {asked[0]}: needs prevalence, the share of pneumonias among analysed studies"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """From which P(pneumonia) on a study is flagged, and from which on it is called possible or likely.
+
+    A budget moves ``flag`` alone: what is not raised for its sake is still called what the card calls it.
+    """
+
+    flag: float
+    possible: float
+    likely: float
 
 
 def gate(header: Header, *, population: Population, policy: Policy) -> Reason | None:
@@ -85,16 +144,45 @@ def _age(header: Header, population: Population) -> Reason | None:
     return None if inside else Reason.AGE_OUT_OF_RANGE
 
 
+def thresholds(card: Card, policy: Policy) -> Thresholds:
+    """Raise SettingsError if the policy asks for what this network cannot give, or was made for another one."""
+    possible = card.threshold if policy.threshold is None else _threshold_of_site(policy.threshold, card, policy)
+    flag = within(card, policy.budget).threshold if policy.budget else possible
+    return Thresholds(flag=flag, possible=possible, likely=card.likely_threshold)
+
+
+def _threshold_of_site(threshold: float, card: Card, policy: Policy) -> float:
+    if not policy.threshold_weights:
+        raise SettingsError(
+            "[policy] threshold: needs threshold_weights, the network it was chosen for "
+            f'(the one here is "{card.sha256[:12]}")'
+        )
+    if not card.sha256.startswith(policy.threshold_weights):
+        raise SettingsError(
+            f"[policy] threshold: was chosen for the network {policy.threshold_weights[:12]}, the one here is "
+            f"{card.sha256[:12]}: choose it again, or remove it"
+        )
+    if threshold > card.threshold:
+        raise SettingsError(
+            f"[policy] threshold: {threshold:g} is above the {card.threshold:g} of the network's card; it may ask for "
+            "more flags, fewer are for flags_per_100_max or ppv_min"
+        )
+    return threshold
+
+
+def expected(card: Card, policy: Policy) -> Forecast | None:
+    """What the policy brings with this network; None without the site's prevalence or a curve. Raise SettingsError."""
+    flag = thresholds(card, policy).flag
+    return forecast(at(card.curve, flag), policy.prevalence) if policy.prevalence and card.curve else None
+
+
 def judge(finding: Finding, *, card: Card | None, policy: Policy) -> Priority:
     """What one finding asks for. ``card`` belongs to the weights that made it; None only without probabilities."""
     probability = finding.p_pneumonia
     if probability is None or card is None:
         return not_analysed(finding.reason or Reason.MODEL_UNAVAILABLE, policy)
-    threshold = min(card.threshold, policy.threshold or card.threshold)
-    flagged = probability >= threshold
-    tier = Tier.UNLIKELY
-    if flagged:
-        tier = Tier.LIKELY if probability >= card.likely_threshold else Tier.POSSIBLE
+    limits = thresholds(card, policy)
+    flagged, tier = probability >= limits.flag, _tier(probability, limits)
     bacterial, viral = finding.p_bacterial or 0.0, finding.p_viral or 0.0
     return Priority(
         analysis=Analysis.ANALYSED,
@@ -102,8 +190,22 @@ def judge(finding: Finding, *, card: Card | None, policy: Policy) -> Priority:
         tier=tier,
         etiology=(Etiology.BACTERIAL if bacterial >= viral else Etiology.VIRAL) if flagged else None,
         p_pneumonia=probability,
-        words=f"flagged: pneumonia {tier}" if flagged else "analysed, not flagged",
+        words=_words(tier, flagged=flagged),
         policy_version=policy.version,
+    )
+
+
+def _tier(probability: float, limits: Thresholds) -> Tier:
+    if probability < limits.possible:
+        return Tier.UNLIKELY
+    return Tier.LIKELY if probability >= limits.likely else Tier.POSSIBLE
+
+
+def _words(tier: Tier, *, flagged: bool) -> str:
+    if flagged:
+        return f"flagged: pneumonia {tier}"
+    return (
+        "analysed, not flagged" if tier is Tier.UNLIKELY else f"pneumonia {tier}, not flagged within the alert budget"
     )
 
 

@@ -61,6 +61,8 @@ class Header:
     """What a data set says of itself, without pixels. Text as received, "" where absent.
 
     ``age_years`` comes from PatientAge, else from PatientBirthDate and the study's date; None if neither can be read.
+    ``body_part_examined`` and ``view_position`` come from their code sequences where they are empty: as the defined
+    term of a code that is known, else as SCHEME:VALUE.
     """
 
     sop_class_uid: str
@@ -101,6 +103,14 @@ class PixelImage:
     """A film as the network may see it: float32 (H, W) in [0, 1], bright = dense."""
 
     pixels: NDArray[np.float32] = field(repr=False)
+
+
+class Explanation(StrEnum):
+    """How it is shown what moved the network: superpixels outlined, the same by strength, or a gradient."""
+
+    SUPERPIXELS = "superpixels"
+    HEAT = "heat"
+    GRADIENT = "gradient"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,10 +89,13 @@ class Rules:
 
 
 def is_storage(abstract_syntax: str) -> bool:
-    """Every storage class of the standard, known or new, and private ones; not queries under the same root."""
-    private = not abstract_syntax.startswith(DICOM_ROOT)
+    """Every storage class of the standard, known or new, and private ones; not queries under the same root.
+
+    Some known ones lie elsewhere: those of radiotherapy's delivery instructions are beside the worklists.
+    """
+    new_or_private = abstract_syntax.startswith(STORAGE_ROOT) or not abstract_syntax.startswith(DICOM_ROOT)
     service = uid_to_service_class(abstract_syntax)
-    return (private or abstract_syntax.startswith(STORAGE_ROOT)) and service in {StorageServiceClass, ServiceClass}
+    return service is StorageServiceClass or (new_or_private and service is ServiceClass)
 
 
 def contexts_for(proposed: Iterable[PresentationContext]) -> list[PresentationContext]:

@@ -105,7 +105,9 @@ def badge(entry: WorklistEntry) -> tuple[str, str]:
         return "pending", "pending"
     if entry.analysis != Analysis.ANALYSED or entry.tier is None:
         return "not-analysed", "not analysed"
-    return entry.tier, _BADGES[Tier(entry.tier)]
+    if entry.flagged or entry.tier == Tier.UNLIKELY:
+        return entry.tier, _BADGES[Tier(entry.tier)]
+    return Tier.UNLIKELY, f"{entry.tier}, not flagged"  # colour means "flagged"
 
 
 def caveat(entry: WorklistEntry) -> str:

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
 from triage.errors import Reason
-from triage.study import Analysis, ClinicalPriority, Etiology, Status, Tier, WorklistEntry
+from triage.study import Analysis, ClinicalPriority, Etiology, Explanation, Status, Tier, WorklistEntry
 
 BODY_BYTES_MAX = 16 * 1024
 READER_MAX = 64
@@ -23,6 +23,7 @@ PROBLEM_TYPE = "application/problem+json"
 
 Limit = Annotated[int | None, Query(ge=1, le=10_000, description="How many of the first studies; all without it.")]
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$", description="Study Instance UID")]
+Kind = Annotated[Explanation, Query(description="What is drawn.")]
 Name = Annotated[str, Field(min_length=1, max_length=READER_MAX, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
 

@@ -27,6 +27,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from daemon.telemetry import describe, log
 from daemon.web import page
+from daemon.web.drawing import Drawing
 from daemon.web.schemas import (
     BUSY,
     NOT_READY,
@@ -70,8 +71,16 @@ release what another reader holds; whoever leaves it out can, as an archive does
 Ready = Callable[[], dict[str, Any]]
 
 
-def build_app(reading: Reading, queue: Queue, policy: Policy, allowed_hosts: Sequence[str], ready: Ready) -> FastAPI:
-    """``allowed_hosts`` are served beside the names of loopback.
+def build_app(
+    reading: Reading,
+    queue: Queue,
+    policy: Policy,
+    allowed_hosts: Sequence[str],
+    ready: Ready,
+    *,
+    drawing: Drawing | None = None,
+) -> FastAPI:
+    """``allowed_hosts`` are served beside the names of loopback. Without ``drawing`` nothing is explained in pictures.
 
     ``ready`` returns {"ready": bool, "missing": [sentence, ...]}, and whatever else /api/health/ready should tell; the
     page shows the sentences. It may raise: then the state is said to be unknown.
@@ -85,7 +94,9 @@ def build_app(reading: Reading, queue: Queue, policy: Policy, allowed_hosts: Seq
         redirect_slashes=False,
     )
     app.include_router(_Api(reading, queue, policy, ready).router())
-    app.include_router(_Pages(reading, policy, ready).router())
+    app.include_router(_Pages(reading, policy, ready, explains=drawing is not None).router())
+    if drawing:
+        app.include_router(drawing.router())
     app.add_api_route("/api/docs", lambda: _html("docs.html", schema=app.openapi()), include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
     explain_failures(app)
@@ -215,10 +226,11 @@ Form = Annotated[dict[str, str], Depends(_form)]
 class _Pages:
     """The page, and the forms on it."""
 
-    def __init__(self, reading: Reading, policy: Policy, ready: Ready) -> None:
+    def __init__(self, reading: Reading, policy: Policy, ready: Ready, *, explains: bool) -> None:
         self._reading = reading
         self._policy = policy
         self._ready = ready
+        self._explains = explains
 
     def router(self) -> APIRouter:
         router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
@@ -240,6 +252,7 @@ class _Pages:
             reader=_reader(request),
             now=datetime.now(UTC),
             limit=limit,
+            explains=self._explains,
         )
 
     def change(self, request: Request, uid: Uid, verb: Literal["start", "read", "release"], form: Form) -> Response:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from daemon.telemetry import describe, log
 from daemon.web import page
 from daemon.web.schemas import BODY_BYTES_MAX, PROBLEM_TYPE, Problem
-from triage.errors import ConflictError, StudyNotFoundError
+from triage.errors import BusyError, ConflictError, StudyNotFoundError
 from triage.records.store import DatabaseError
 
 _RETRY_SECONDS = 5
@@ -39,6 +39,7 @@ _HEADERS = {
 def explain_failures(app: FastAPI) -> None:
     app.add_exception_handler(StudyNotFoundError, _not_found)
     app.add_exception_handler(ConflictError, _conflict)
+    app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(DatabaseError, _database_down)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _refused)
@@ -52,6 +53,12 @@ async def _conflict(request: Request, error: Exception) -> Response:
     return _failure(request.url.path, 409, str(error))
 
 
+async def _busy(request: Request, error: Exception) -> Response:
+    answer = _failure(request.url.path, 503, f"{error}. Try again in a moment.")
+    answer.headers["retry-after"] = str(_RETRY_SECONDS)
+    return answer
+
+
 async def _database_down(request: Request, error: Exception) -> Response:
     log().error("database_unavailable", **describe(error))
     answer = _failure(request.url.path, 503, "The database does not answer: the worklist cannot be shown or changed.")
@@ -62,7 +69,7 @@ async def _database_down(request: Request, error: Exception) -> Response:
 async def _not_valid(request: Request, error: Exception) -> Response:
     """Only the names that this interface gives to its parameters are repeated."""
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    ours = {"limit", "uid", "verb", "reader", "body"}
+    ours = {"limit", "uid", "verb", "reader", "body", "kind"}
     names = sorted({str(part) for problem in problems for part in problem["loc"]} & ours)
     return _failure(request.url.path, 422, f"Not valid: {', '.join(names) or 'the request'}. See /api/docs.")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from pydicom import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import JPEG2000, HTJ2KLossless, JPEG2000Lossless, generate_uid
 
 import synthetic
 
@@ -91,3 +94,19 @@ LOSSLESS = (
     Syntax(name="jpeg-ls", make=("dcmcjpls", "+el", "+un"), propose="-xt"),
 )
 BASELINE = Syntax(name="jpeg-baseline", make=("dcmcjpeg", "+eb", "+un"), propose="-xy")
+EXTENDED = Syntax(name="jpeg-extended", make=("dcmcjpeg", "+ee", "+bt", "+un"), propose="-xx")
+# Process 14 with any selection value; storescu can propose only the one above, dcmsend both.
+ANY_SELECTION = Syntax(name="jpeg-lossless-any", make=("dcmcjpeg", "+el", "+sv", "6", "+un"), propose="")
+
+# dcmtk can carry JPEG 2000 but not make it.
+WAVELETS: dict[str, Callable[[np.ndarray], bytes]] = {
+    JPEG2000Lossless: partial(imagecodecs.jpeg2k_encode, codecformat="J2K", reversible=True, bitspersample=12),
+    JPEG2000: partial(imagecodecs.jpeg2k_encode, codecformat="J2K", level=90),
+    HTJ2KLossless: partial(imagecodecs.htj2k_encode, reversible=True),
+}
+
+
+def wavelets(folder: Path, syntax: str) -> Film:
+    """A small child's frontal film of 12 bits in JPEG 2000 or HTJ2K."""
+    pixels = synthetic.film(rows=512, columns=512)
+    return filed(folder, synthetic.compressed(dataset(pixels), WAVELETS[syntax](pixels), syntax))

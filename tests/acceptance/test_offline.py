@@ -35,7 +35,7 @@ def test_each_file_gets_one_result_whatever_it_is(make_daemon: Callable[..., Dae
     bad = [chests.chest(tmp_path, BodyPartExamined="LEG").path, garbage, text, tmp_path / "absent.dcm"]
     scored = make_daemon().run("score", "--json", *map(str, good + bad))
     results = json.loads(scored.stdout)
-    assert scored.returncode == 1  # not all were analysed
+    assert scored.returncode == 0  # each says for itself whether it was analysed
     assert [result["path"] for result in results] == [str(path) for path in good + bad]
     for result in results[: len(good)]:
         assert result["status"] == "analysed"
@@ -50,6 +50,15 @@ def test_scoring_what_can_be_scored_ends_well(make_daemon: Callable[..., Daemon]
     scored = make_daemon().run("score", str(chests.chest(tmp_path).path))
     assert scored.returncode == 0
     assert len(scored.stdout.splitlines()) == 1
+
+
+def test_scoring_for_people_says_by_its_exit_code_that_a_film_was_not_analysed(
+    make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    films = [chests.chest(tmp_path).path, tmp_path / "absent.dcm"]
+    scored = make_daemon().run("score", *map(str, films))
+    assert scored.returncode == 1
+    assert len(scored.stdout.splitlines()) == 2
 
 
 def test_the_limit_of_decoding_holds_offline_too(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:

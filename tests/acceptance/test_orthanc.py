@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ end
 @pytest.fixture
 def orthanc(daemon: Daemon, tmp_path: Path) -> Iterator[str]:
     """URL of an Orthanc that forwards stable studies to the daemon."""
-    program = shutil.which("Orthanc")
+    program = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin")  # not on everybody's path
     if program is None:
         missing("Orthanc (apt-get install orthanc)")
     port = free_port()

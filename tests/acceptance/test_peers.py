@@ -6,9 +6,9 @@ from pathlib import Path
 
 import chests
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEGLossless, generate_uid
 from running import Daemon, wait_for
 from sending import dcmsend, echoscu, send, send_as, storescu
 
@@ -17,7 +17,7 @@ def test_dcmtk_gets_an_answer_to_its_echo(daemon: Daemon, dcmtk: Path) -> None:
     assert echoscu(dcmtk, daemon).returncode == 0
 
 
-@pytest.mark.parametrize("syntax", [*chests.LOSSLESS, chests.BASELINE], ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("syntax", [*chests.LOSSLESS, chests.BASELINE, chests.EXTENDED], ids=lambda syntax: syntax.name)
 @pytest.mark.parametrize("program", ["storescu", "dcmsend"])
 def test_a_film_is_listed_and_analysed_in_every_syntax(
     daemon: Daemon, dcmtk: Path, tmp_path: Path, syntax: chests.Syntax, program: str
@@ -31,10 +31,46 @@ def test_a_film_is_listed_and_analysed_in_every_syntax(
     assert sent.returncode == 0, sent.stderr + sent.stdout
     entry = daemon.settled(film.study)
     assert (entry["analysis"], entry["patient_name"]) == ("analysed", f"Invented^{program}")
-    ((stored,),) = daemon.rows("SELECT transfer_syntax_uid FROM instances WHERE sop_instance_uid = :sop", sop=film.sop)
     sent_as = str(dcmread(file, stop_before_pixels=True).file_meta.TransferSyntaxUID)
     # dcmsend makes Explicit VR of Implicit VR where both are accepted.
-    assert stored == (sent_as if (program, syntax.name) != ("dcmsend", "implicit") else ExplicitVRLittleEndian)
+    expected = sent_as if (program, syntax.name) != ("dcmsend", "implicit") else ExplicitVRLittleEndian
+    assert stored_syntax(daemon, film) == expected
+
+
+def test_lossless_jpeg_of_any_selection_value_is_analysed(daemon: Daemon, dcmtk: Path, tmp_path: Path) -> None:
+    film = chests.chest(tmp_path)
+    sent = dcmsend(dcmtk, daemon, chests.ANY_SELECTION.compressed(film, dcmtk))
+    assert sent.returncode == 0, sent.stderr + sent.stdout
+    assert daemon.settled(film.study)["analysis"] == "analysed"
+    assert stored_syntax(daemon, film) == JPEGLossless
+
+
+@pytest.mark.parametrize("syntax", chests.WAVELETS)
+def test_a_film_in_jpeg_2000_is_analysed(daemon: Daemon, tmp_path: Path, syntax: str) -> None:
+    film = chests.wavelets(tmp_path, syntax)
+    assert send(daemon, film.dataset) == [0]
+    assert daemon.settled(film.study)["analysis"] == "analysed"
+    assert stored_syntax(daemon, film) == syntax
+
+
+def test_a_film_that_states_view_and_body_part_as_codes_is_analysed(daemon: Daemon, tmp_path: Path) -> None:
+    plain = {"ViewPosition": None, "BodyPartExamined": None}
+    coded = {"ViewCodeSequence": [code("399348003")], "AnatomicRegionSequence": [code("816094009")]}
+    film = chests.chest(tmp_path, SOPClassUID=DigitalXRayImageStorageForPresentation, Modality="DX", **plain, **coded)
+    assert send(daemon, film.dataset) == [0]
+    assert daemon.settled(film.study)["analysis"] == "analysed"
+
+
+def code(value: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = value, "SCT"
+    return item
+
+
+def stored_syntax(daemon: Daemon, film: chests.Film) -> str:
+    query = "SELECT transfer_syntax_uid FROM instances WHERE sop_instance_uid = :sop"
+    ((stored,),) = daemon.rows(query, sop=film.sop)
+    return str(stored)
 
 
 def test_the_same_film_has_the_same_probability_in_every_lossless_syntax(

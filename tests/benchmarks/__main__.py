@@ -1,14 +1,19 @@
-"""Measurements, by name or all: ``python -m tests.benchmarks [latency]``. Figures go to build/bench.json."""
+"""Measurements, by name or all: ``python -m tests.benchmarks [network]``. Figures go to build/bench.json."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from tests.benchmarks import latency
+from tests.benchmarks import decode, latency, network, queue
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MEASUREMENTS = {"latency": latency.measure}
+MEASUREMENTS = {
+    "latency": latency.measure,
+    "queue": queue.measure,
+    "network": network.measure,
+    "decode": decode.measure,
+}
 
 
 def main(names: list[str]) -> int:

@@ -8,13 +8,10 @@ without a daemon, what cannot be avoided: decoding and preparing the same film, 
 from __future__ import annotations
 
 import io
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 
@@ -29,6 +26,7 @@ from rich.table import Table
 from daemon.settings import read_settings
 from tests import synthetic
 from tests.acceptance.running import Daemon, associated, running, wait_for
+from tests.benchmarks import figures
 from triage.vision.classifier import Classifier, found_device, load_classifier, set_threads
 from triage.vision.pixels import prepare, read_dicom
 
@@ -44,7 +42,7 @@ def measure(out: Path) -> bool:
     """Whether the goal was met."""
     film = synthetic.film(bits=16, rows=SIDE, columns=SIDE)
     settings, _ = read_settings()
-    threads = settings.torch_threads or max(1, (os.cpu_count() or 1) - 1)
+    threads = figures.threads()
     with (
         tempfile.TemporaryDirectory() as home,
         # Threads as the shipped daemon would choose them.
@@ -58,7 +56,7 @@ def measure(out: Path) -> bool:
     parts |= alone(film, classifier)
     report = {name: summary(seconds) for name, seconds in parts.items()}
     show(report)
-    write(out, report, threads)
+    write(out, report)
     return report["success to ranked"]["p95"] < GOAL_P95_SECONDS
 
 
@@ -141,8 +139,8 @@ def show(report: dict[str, dict[str, float]]) -> None:
     table.add_column("")
     for column in ("p50", "p95", "max"):
         table.add_column(column, justify="right")
-    for name, figures in report.items():
-        table.add_row(name, *(f"{1000 * figures[column]:.1f}" for column in ("p50", "p95", "max")))
+    for name, found in report.items():
+        table.add_row(name, *(f"{1000 * found[column]:.1f}" for column in ("p50", "p95", "max")))
     met = report["success to ranked"]["p95"] < GOAL_P95_SECONDS
     table.caption = (
         f"{ratio(report):.1f} times what decoding and the network take alone. "
@@ -151,21 +149,12 @@ def show(report: dict[str, dict[str, float]]) -> None:
     Console().print(table)
 
 
-def write(out: Path, report: dict[str, dict[str, float]], threads: int) -> None:
-    machine = {
-        "cores": os.cpu_count(),
-        "torch_threads": threads,
-        "load": os.getloadavg(),
-        "python": platform.python_version(),
-    }
-    figures = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine,
+def write(out: Path, report: dict[str, dict[str, float]]) -> None:
+    found = {
         "films": FILMS,
         "side_px": SIDE,
         "seconds": report,
         "ratio_to_physical_parts": ratio(report),
         "goal_p95_seconds": GOAL_P95_SECONDS,
     }
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    figures.keep(out, "latency", found)

@@ -50,6 +50,7 @@ from daemon.dicom.negotiation import (
 
 pytestmark = pytest.mark.timeout(60)
 SR = "1.2.840.10008.5.1.4.1.1.88.33"
+RT_DELIVERY_INSTRUCTION = "1.2.840.10008.5.1.4.34.7"  # RT Beams Delivery Instruction
 NOT_YET_STANDARD = "1.2.840.10008.5.1.4.1.1.999.1"
 PRIVATE = "1.3.12.2.1107.5.9.1"
 PEERS = (
@@ -161,7 +162,7 @@ def test_uid_is_judged_by_length_and_characters_but_forgiven_zeros_and_padding(r
 
 def test_every_storage_class_is_accepted_and_nothing_else() -> None:
     syntaxes = [ImplicitVRLittleEndian, ExplicitVRLittleEndian]
-    storage = [CR, CT, SR, NOT_YET_STANDARD, PRIVATE]
+    storage = [CR, CT, SR, RT_DELIVERY_INSTRUCTION, NOT_YET_STANDARD, PRIVATE]
     other = [
         "1.2.840.10008.5.1.4.1.2.2.1",  # Study Root FIND
         "1.2.840.10008.5.1.4.1.1.201.2",  # Inventory FIND, under the root of the storage classes

@@ -15,11 +15,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from making import CARD
-from triage.card import write_card
+from triage.card import Thorax, write_card
 from triage.errors import CardMismatchError
-from triage.vision.classifier import EfficientNetLite0, load_classifier, stored_tensors
+from triage.vision.classifier import load_classifier, load_locator, networks_with
+from triage.vision.efficientnet import EfficientNetLite0, stored_tensors
+from triage.vision.thorax import Locator
 
 Change = Callable[[dict[str, Tensor]], None]
+THORAX = Thorax(margin=0.05, size_px=160)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +31,17 @@ def tensors() -> dict[str, Tensor]:
     return {name: tensor.half() for name, tensor in stored_tensors(EfficientNetLite0()).items()}
 
 
-def write_pair(folder: Path, weights: bytes) -> Path:
+@pytest.fixture(scope="module")
+def located(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With those of a locator."""
+    torch.manual_seed(6)
+    return tensors | {f"locator.{name}": tensor.half() for name, tensor in stored_tensors(Locator()).items()}
+
+
+def write_pair(folder: Path, weights: bytes, thorax: Thorax | None = None) -> Path:
     (folder / "net.safetensors").write_bytes(weights)
-    write_card(dataclasses.replace(CARD, sha256=hashlib.sha256(weights).hexdigest()), folder / "net.json")
+    card = dataclasses.replace(CARD, sha256=hashlib.sha256(weights).hexdigest(), thorax=thorax)
+    write_card(card, folder / "net.json")
     return folder / "net.json"
 
 
@@ -40,12 +51,56 @@ def test_a_pair_that_belongs_together_is_loaded_and_scores(tmp_path: Path, tenso
     np.testing.assert_allclose(scores.sum(), 1)
 
 
-def test_the_very_numbers_stored_are_used(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    classifier = load_classifier(write_pair(tmp_path, save(tensors)))
-    loaded = stored_tensors(classifier.network)
+def test_the_very_numbers_stored_are_used(tensors: dict[str, Tensor]) -> None:
+    network, locator = networks_with(save(tensors), thorax=False)
+    loaded = stored_tensors(network)
+    assert locator is None
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name].half(), tensor) for name, tensor in tensors.items())
     assert loaded["fc.weight"].dtype == torch.float32
+
+
+def test_both_networks_are_loaded_where_the_card_tells_of_the_thorax(
+    tmp_path: Path, located: dict[str, Tensor]
+) -> None:
+    card = write_pair(tmp_path, save(located), THORAX)
+    classifier, locator = load_classifier(card), load_locator(card)
+    assert classifier.crops(np.full((1, 224, 224), 0.5, np.float32)).pixels.shape == (1, 160, 160)
+    assert locator is not None
+    kept = stored_tensors(locator)
+    assert all(torch.equal(kept[name].half(), located[f"locator.{name}"]) for name in kept)
+
+
+def test_a_card_of_the_first_version_is_served_as_it_was(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    """It said nothing of the thorax or of a curve: the whole film is shown, and no image is refused."""
+    path = write_pair(tmp_path, save(tensors))
+    card = json.loads(path.read_text())
+    del card["thorax"], card["curve"]
+    path.write_text(json.dumps(card))
+    classifier = load_classifier(path)
+    assert classifier.locator is None
+    assert load_locator(path) is None
+    films = np.random.default_rng(1).random((2, 224, 224), np.float32)
+    assert [finding.reason for finding in classifier.findings(films)] == [None, None]
+    np.testing.assert_array_equal(classifier.crops(films).pixels, films)
+
+
+@pytest.mark.parametrize(
+    ("thorax", "change", "words"),
+    [
+        (THORAX, lambda t: t.pop("locator.centre"), r"'locator\.centre' is missing or unknown, 1 in all"),
+        (THORAX, lambda t: t.update({"locator.centre": torch.zeros(4)}), r"'locator\.centre' has another shape"),
+        (THORAX, lambda t: t.update({"locator.more": torch.zeros(4)}), r"'locator\.more' is missing or unknown"),
+        (None, lambda _: None, r"'locator\..*' is missing or unknown"),
+    ],
+)
+def test_a_locator_that_does_not_fit_is_refused(
+    tmp_path: Path, located: dict[str, Tensor], thorax: Thorax | None, change: Change, words: str
+) -> None:
+    other = dict(located)
+    change(other)
+    with pytest.raises(CardMismatchError, match=words):
+        load_classifier(write_pair(tmp_path, save(other), thorax))
 
 
 def test_one_changed_byte_is_noticed(tmp_path: Path, tensors: dict[str, Tensor]) -> None:

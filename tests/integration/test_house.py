@@ -10,7 +10,8 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,10 +30,14 @@ from daemon.house import (
     load_or_none,
     need_database,
     open_house,
+    operating_point,
+    refuse_mismatch,
 )
 from daemon.lifecycle import EXIT_AGAIN, EXIT_MEND
 from daemon.sandbox import Limits
 from daemon.settings import Settings
+from making import CARD
+from triage.card import OperatingPoint, write_card
 from triage.errors import TriageError
 from triage.policy import Policy
 from triage.records.store import open_engine
@@ -149,6 +154,8 @@ def test_a_process_without_its_database_ends_so_that_it_is_started_again(
     [
         ("sqlite:////nowhere/triage.db", "unable to open database file"),
         ("postgresql:/triage:secret@db", "not of the form"),
+        ("mysql://triage:secret@db/triage", "not of the form"),
+        ("sqlite://", "not of the form"),
         ("sqlite+nothing:///triage.db", "cannot be opened"),
     ],
 )
@@ -231,9 +238,136 @@ def test_why_the_network_cannot_be_loaded_stands_in_the_log_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     telemetry.configure("json", "info", "test")
-    assert load_or_none(Settings(weights_card=tmp_path / "absent.json", torch_threads=1)) is None
+    assert load_or_none(Settings(weights_card=tmp_path / "absent.json", torch_threads=1), Policy()) is None
     (line,) = logged(capsys)
     assert (line["event"], line["problem"]) == ("model_unavailable", "card absent.json: No such file or directory")
+
+
+# -- policy and network --------------------------------------------------------------------------------------------
+
+
+OTHERS = 'threshold = 0.1\nthreshold_weights = "0123456789ab"\n'
+CURVE = tuple(
+    OperatingPoint(threshold=t, sensitivity=1 - t**2, specificity=1 - (1 - t) ** 2) for t in (0.1, 0.2, 0.3, 0.4)
+)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Writes the [policy] and, beside the shipped weights' name, a card with a curve; returns the card's path."""
+
+    def write(policy: str, **card: object) -> Path:
+        (tmp_path / "triage.toml").write_text(f"[policy]\n{policy}", encoding="utf-8")
+        monkeypatch.setenv("TRIAGE_CONFIG_FILE", str(tmp_path / "triage.toml"))
+        path = tmp_path / "card.json"
+        write_card(replace(CARD, **({"curve": CURVE, "threshold": 0.1} | card)), path)  # type: ignore[arg-type] # the test's
+        monkeypatch.setenv("TRIAGE_WEIGHTS_CARD", str(path))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("arguments", [("serve",), ("work",), ("score", "film.dcm"), ("settings",)])
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (OTHERS, "[policy] threshold: was chosen for the network 0123456789ab, the one here is aaaaaaaaaaaa"),
+        ("prevalence = 0.3\nppv_min = 0.9\n", "[policy] ppv_min: at prevalence 0.3, a PPV of 0.9 would catch 0 %"),
+    ],
+)
+def test_who_would_judge_does_not_start_with_a_policy_that_the_network_cannot_keep(
+    *,
+    site: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    policy: str,
+    words: str,
+) -> None:
+    site(policy)
+    before = set(Path.cwd().iterdir())
+    assert run_cli(monkeypatch, *arguments) == EXIT_MEND
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("triage: ")]
+    assert [line.startswith(f"triage: {words}") for line in told] == [True]
+    assert set(Path.cwd().iterdir()) == before
+
+
+def test_weights_that_are_replaced_under_a_running_worker_do_not_judge_by_a_threshold_of_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    telemetry.configure("json", "info", "test")
+    policy = Policy(threshold=0.1, threshold_weights="0123456789ab")
+    assert load_or_none(Settings(torch_threads=1), policy) is None
+    (line,) = logged(capsys)
+    assert (line["event"], "was chosen for the network" in str(line["problem"])) == ("model_unavailable", True)
+
+
+def test_a_card_that_cannot_be_read_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    policy = Policy(prevalence=0.3, flags_per_100_max=30)
+    refuse_mismatch(Settings(weights_card=tmp_path / "absent.json"), policy)
+    assert operating_point(Settings(weights_card=tmp_path / "absent.json"), policy) == {
+        "network": "card absent.json: No such file or directory"
+    }
+
+
+def test_the_settings_show_what_they_come_to(
+    site: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # At 0.3: 0.3 * 0.91 + 0.7 * 0.49 = 0.616 flagged, 0.273 / 0.616 of them rightly.
+    site("prevalence = 0.3\nflags_per_100_max = 62\n")
+    assert run_cli(monkeypatch, "settings", "--json") == 0
+    derived = json.loads(capsys.readouterr().out)["operating_point"]
+    assert derived.pop("weights") == "a" * 12
+    assert derived == pytest.approx(
+        {
+            "possible": 0.1, "likely": 0.9, "threshold": 0.3, "prevalence": 0.3, "sensitivity": 0.91,
+            "ppv": 0.273 / 0.616, "flags_per_100": 61.6,
+        }
+    )  # fmt: skip
+    assert run_cli(monkeypatch, "settings") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert {"# threshold: 0.3", "# ppv: 0.4432", "# flags_per_100: 61.6", "flags_per_100_max = 62.0"} <= set(shown)
+    assert max(len(line) for line in shown if line.startswith("# ")) <= 80
+    site("", curve=())
+    assert run_cli(monkeypatch, "settings") == 0
+    assert "# forecast: the network's card has no operating curve" in capsys.readouterr().out
+
+
+def test_the_budgets_to_choose_from_are_those_that_are_granted(
+    site: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site("prevalence = 0.3\n")
+    assert run_cli(monkeypatch, "budget") == 0
+    head, _, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == f"Network {'a' * 12}, prevalence 0.3. The first row is its own threshold."
+    assert [row.split() for row in rows] == [
+        ["87", "0.1000", "0.990", "0.344"],
+        ["74", "0.2000", "0.960", "0.391"],
+        ["62", "0.3000", "0.910", "0.443"],
+    ]
+    assert run_cli(monkeypatch, "budget", "0.5", "--json") == 0
+    assert [row["prevalence"] for row in json.loads(capsys.readouterr().out)] == [0.5] * 3
+    site("prevalence = 0.3\nflags_per_100_max = 50\nsensitivity_min = 0.8\n")
+    assert run_cli(monkeypatch, "budget") == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["51", "0.4000", "0.840", "0.500"]
+
+
+@pytest.mark.parametrize(
+    ("card", "arguments", "words"),
+    [({}, (), "say the share of pneumonias"), ({"curve": ()}, ("0.3",), "has no operating curve")],
+)
+def test_budgets_need_a_share_of_pneumonias_and_a_curve(
+    *,
+    site: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    card: dict[str, object],
+    arguments: tuple[str, ...],
+    words: str,
+) -> None:
+    site("", **card)
+    assert run_cli(monkeypatch, "budget", *arguments) == EXIT_MEND
+    assert words in capsys.readouterr().err
 
 
 def test_decoding_costs_no_more_than_the_settings_say() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, insert, select
 
 from making import POLICY, received
 from triage.errors import ConflictError, Reason, SettingsError, StudyNotFoundError
@@ -120,6 +120,19 @@ def test_a_policy_that_changed_under_its_version_is_refused(store: Store, intake
     Intake(store, replace(POLICY, version="new", accept_unknown=("age",))).check_policy()
     with pytest.raises(SettingsError, match="new version"):
         Intake(store, replace(POLICY, accept_unknown=("age",))).check_policy()
+
+
+def test_a_policy_kept_by_an_earlier_release_had_the_settings_it_did_not_know_at_their_defaults(
+    store: Store, intake: Intake
+) -> None:
+    earlier = {"version": POLICY.version, "waiting_limit_minutes": 240, "accept_unknown": [], "threshold": None}
+    with store.writing() as connection:
+        connection.execute(
+            insert(policies).values(version=POLICY.version, content=json.dumps(earlier), first_used_at=store.now())
+        )
+    intake.check_policy()
+    with pytest.raises(SettingsError, match="new version"):
+        Intake(store, replace(POLICY, prevalence=0.3)).check_policy()
 
 
 def test_clinical_priority_rises_and_never_falls(store: Store, intake: Intake) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Engine, func, select, text, update
@@ -80,6 +82,20 @@ def test_old_files_go_and_their_rows_stay(sweeps: Sweeps) -> None:
     sweeps.delete_expired_files()
     assert not sweeps.spool.path(sha256).exists()
     assert len(Reading(sweeps.store).worklist()) == 1
+
+
+def test_a_file_that_could_not_be_deleted_is_deleted_at_the_next_turn(
+    sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = stored(sweeps, 1)
+    end_jobs(sweeps)
+    age(sweeps, 8)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", Mock(side_effect=OSError(errno.EIO, "broken")))
+        with pytest.raises(OSError, match="broken"):
+            sweeps.delete_expired_files()
+    sweeps.delete_expired_files()
+    assert not sweeps.spool.path(sha256).exists()
 
 
 def test_a_file_that_awaits_its_analysis_is_kept_however_old(sweeps: Sweeps) -> None:

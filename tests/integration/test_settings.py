@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from daemon.cli import app
-from daemon.settings import DEFAULT_WEIGHTS, Settings, read_settings, split_peer, table
-from triage.card import read_card, write_card
+from daemon.settings import Settings, read_settings, split_peer, table
 from triage.errors import SettingsError
 from triage.policy import Policy
 
@@ -65,6 +63,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("TRIAGE_DICOM_TLS_CA_FILE", "", "TLS_CA_FILE.*empty"),
         ("TRIAGE_DICOM_PDU_SECONDS", "inf", "PDU_SECONDS.*finite"),
         ("TRIAGE_RETENTION_DAYS", "nan", "RETENTION_DAYS.*finite"),
+        ("TRIAGE_JOB_SECONDS", "20", "job_seconds.*more than decode_seconds"),
         ("TRIAGE_HTTP_HOST", "0.0.0.0", "loopback"),
         ("TRIAGE_DICOM_TLS_KEY_FILE", "key.pem", "go together"),
         ("TRIAGE_CONFIG_FILE", "/nowhere/triage.toml", "No such file"),
@@ -89,6 +88,8 @@ def test_nonsense_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str,
         ('[policy]\nwaiting_limit_minutes = "long"', "^\\[policy\\] waiting_limit_minutes: .*integer"),
         ("[policy]\nwaiting_limit_minutes = 0", "between 1 and 10080"),
         ('[policy]\naccept_unknown = ["sex"]', "sex"),
+        ("[policy]\nflags_per_100_max = 30", "^\\[policy\\] flags_per_100_max: needs prevalence"),
+        ("[policy]\nflags_per_100 = 30", "^\\[policy\\] flags_per_100 is no .*; did you mean flags_per_100_max\\?"),
         ("dicom_port = ", "triage.toml"),
     ],
 )
@@ -109,22 +110,6 @@ def test_settings_are_frozen() -> None:
     settings, _ = read_settings()
     with pytest.raises(ValidationError):
         settings.dicom_port = 1  # type: ignore[misc] # that is what is tested
-
-
-def test_the_policy_may_ask_for_more_flags_than_the_card_but_not_for_fewer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    card = tmp_path / "card.json"
-    write_card(replace(read_card(DEFAULT_WEIGHTS), threshold=0.25), card)
-    monkeypatch.setenv("TRIAGE_WEIGHTS_CARD", str(card))
-    for threshold in (0.1, 0.25):
-        configuration(tmp_path, monkeypatch, f"[policy]\nthreshold = {threshold}\n")
-        assert read_settings()[1].threshold == threshold
-    configuration(tmp_path, monkeypatch, "[policy]\nthreshold = 0.26\n")
-    with pytest.raises(SettingsError, match=r"\[policy\] threshold: 0\.26 is above the 0\.25"):
-        read_settings()
-    card.unlink()  # said by the worker, which goes on without a network
-    assert read_settings()[1].threshold == 0.26
 
 
 def test_a_peer_is_an_address_or_a_network() -> None:
@@ -177,8 +162,19 @@ def test_the_settings_are_shown_in_80_columns_without_passwords(monkeypatch: pyt
     assert (values["TRIAGE_DICOM_PORT"], values["TRIAGE_DICOM_PEERS"]) == ("104", "")
 
 
-@pytest.mark.parametrize("url", ["postgresql:/triage:secret@db", "postgresql://triage:secret@db:many/triage"])
-def test_a_database_url_that_is_none_is_refused_without_repeating_it(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:/triage:secret@db",
+        "postgresql://triage:secret@db:many/triage",
+        "mysql://triage:secret@db/triage",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
+)
+def test_a_database_url_that_is_none_of_ours_is_refused_without_repeating_it(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
     monkeypatch.setenv("TRIAGE_DATABASE_URL", url)
     refused = CliRunner().invoke(app, ["settings"])
     assert isinstance(refused.exception, SettingsError)

@@ -10,7 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,9 +22,12 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
+from daemon.spool import Spool
+from daemon.web.drawing import Drawing
+from daemon.web.page import badge
 from daemon.web.schemas import BODY_BYTES_MAX, ENTRY_EXAMPLE, WORKLIST_EXAMPLE, Entry, Study, Worklist
 from daemon.web.server import build_app, serve
-from triage.errors import Reason, TriageError
+from triage.errors import BusyError, Reason, TriageError
 from triage.policy import Policy, not_analysed
 from triage.records import schema
 from triage.records.intake import Intake
@@ -35,6 +39,7 @@ from triage.study import (
     Analysis,
     ClinicalPriority,
     Etiology,
+    Explanation,
     Finding,
     Header,
     Priority,
@@ -46,6 +51,18 @@ from triage.study import (
 POLICY = Policy(version="site-7", waiting_limit_minutes=240)
 UNKNOWN = "1.2.3.999999"
 HOST = "triage.example"
+
+
+class Pictures(Drawing):
+    """Draws the words of what it was asked for, or is busy."""
+
+    busy = False
+
+    def draw(self, study_instance_uid: str, kind: Explanation) -> bytes:
+        self.reading.film_to_explain(study_instance_uid)
+        if Pictures.busy:
+            raise BusyError("other explanations are being drawn")
+        return f"{kind} of {study_instance_uid}".encode()
 
 
 @dataclass
@@ -111,6 +128,18 @@ def free_port() -> int:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
+    with opened(tmp_path, explains=False) as site:
+        yield site
+
+
+@pytest.fixture
+def explaining_site(tmp_path: Path) -> Iterator[Site]:
+    with opened(tmp_path, explains=True) as site:
+        yield site
+
+
+@contextmanager
+def opened(tmp_path: Path, *, explains: bool) -> Iterator[Site]:
     engine = open_engine(f"sqlite:///{tmp_path / 'triage.db'}")
     schema.upgrade(engine)
     store = Store(engine)
@@ -118,7 +147,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, timeout=30) as client:
         site = Site(url, client, engine)
-        app = build_app(Reading(store), Queue(store, POLICY), POLICY, [HOST], site.ready)
+        drawing = Pictures(reading=Reading(store), spool=Spool(tmp_path)) if explains else None
+        app = build_app(Reading(store), Queue(store, POLICY), POLICY, [HOST], site.ready, drawing=drawing)
         stop = threading.Event()
         server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))
         server.start()
@@ -632,6 +662,24 @@ class Elements(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
+@pytest.mark.parametrize(
+    ("tier", "flagged", "shown"),
+    [
+        (Tier.LIKELY, True, ("likely", "likely")),
+        (Tier.POSSIBLE, True, ("possible", "possible")),
+        (Tier.LIKELY, False, ("unlikely", "likely, not flagged")),
+        (Tier.POSSIBLE, False, ("unlikely", "possible, not flagged")),
+        (Tier.UNLIKELY, False, ("unlikely", "not flagged")),
+    ],
+)
+def test_the_colour_says_flagged_and_the_words_how_likely(
+    *, tier: Tier, flagged: bool, shown: tuple[str, str], site: Site
+) -> None:
+    site.receive(1)
+    (entry,) = Reading(site.store).worklist()
+    assert badge(replace(entry, analysis=Analysis.ANALYSED, tier=tier, flagged=flagged)) == shown
+
+
 def test_the_page_lists_in_the_order_of_the_interface(site: Site) -> None:
     for number, tier in enumerate([Tier.UNLIKELY, Tier.LIKELY, None, Tier.POSSIBLE], start=1):
         site.receive(number)
@@ -764,3 +812,65 @@ def test_the_study_of_another_reader_is_released_only_at_the_second_asking(site:
     assert site.client.get(f"/api/studies/{uid}").json()["reader"] == "Dr A"
     assert press(site, refused.text).status_code == 303
     assert site.client.get(f"/api/studies/{uid}").json()["status"] == "unread"
+
+
+# -- explanations --------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_off_unless_the_site_chose_them(site: Site) -> None:
+    uid = site.receive(1)
+    site.analyse(Tier.LIKELY)
+    assert "explanation" not in site.client.get("/").text
+    for address in (f"/studies/{uid}/explanation", f"/api/studies/{uid}/explanation"):
+        assert site.client.get(address).status_code in (404, 405)
+    assert "/api/studies/{uid}/explanation" not in site.client.get("/api/openapi.json").json()["paths"]
+
+
+def test_studies_that_were_analysed_have_a_picture_of_each_kind(explaining_site: Site) -> None:
+    site = explaining_site
+    uid, pending = site.receive(1), site.receive(2)
+    site.analyse(Tier.LIKELY)
+    page = site.client.get("/").text
+    assert f'href="/studies/{uid}/explanation"' in page
+    assert f'href="/studies/{pending}/explanation"' not in page
+    sheet = site.client.get(f"/studies/{uid}/explanation?kind=heat").text
+    assert "not for diagnosis" in sheet
+    (source,) = re.findall(r'<img[^>]* src="([^"]+)"', sheet)
+    picture = site.client.get(source)
+    assert picture.headers["content-type"] == "image/png"
+    assert picture.headers["cache-control"] == "no-store"
+    assert picture.content == f"heat of {uid}".encode()
+
+
+def test_without_a_film_to_explain_there_is_no_picture(explaining_site: Site) -> None:
+    site = explaining_site
+    uid = site.receive(1)
+    site.analyse(None)
+    assert is_problem(site.client.get(f"/api/studies/{uid}/explanation"), 404)
+    assert is_problem(site.client.get(f"/api/studies/{UNKNOWN}/explanation"), 404)
+    assert is_problem(site.client.get(f"/api/studies/{uid}/explanation?kind=other"), 422)
+
+
+def test_who_cannot_be_served_now_is_asked_to_come_again(
+    explaining_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = explaining_site
+    uid = site.receive(1)
+    site.analyse(Tier.POSSIBLE)
+    monkeypatch.setattr(Pictures, "busy", True)
+    answer = site.client.get(f"/api/studies/{uid}/explanation")
+    assert is_problem(answer, 503)
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_the_film_explained_is_the_one_most_likely_ill_that_is_still_kept(site: Site) -> None:
+    uid = site.receive(1)
+    site.receive(1, image=2)
+    site.analyse(Tier.LIKELY)
+    site.analyse(Tier.UNLIKELY)
+    reading = Reading(site.store)
+    with site.engine.begin() as connection:
+        connection.execute(text("UPDATE findings SET p_pneumonia = 0.1 * instance_id"))
+    assert reading.film_to_explain(uid) == f"{1:032d}{2:032d}"
+    Queue(site.store, POLICY).forget_file(2)
+    assert reading.film_to_explain(uid) == f"{1:032d}{1:032d}"

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import sha256
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
 
 from triage.errors import TriageError
 from triage.records import schema
 from triage.records.store import open_engine
 from triage.records.tables import metadata
+from triage.worklist import CLOCKS, reading_worklist
+
+# The view's text for each newest revision that a release has had, as `view_digest` has it.
+VIEWS = {"0001": "ce9d35baa0c05b85196c4771e6a886d817384cad5f1335112b812f65ccc9fdcb"}
+
+
+def view_digest() -> str:
+    """Of the view's text for every database."""
+    texts = (reading_worklist(clock) for _, clock in sorted(CLOCKS.items()))
+    return sha256("\n".join(texts).encode()).hexdigest()
 
 
 def view_text(connection: Connection) -> str:
@@ -45,6 +57,16 @@ def test_the_view_can_be_made_from_the_metadata_alone(by_hand: Engine) -> None:
     with by_hand.connect() as connection:
         assert "studies" in view_text(connection)
         assert connection.execute(text("SELECT * FROM reading_worklist")).all() == []
+
+
+def test_the_view_changes_only_with_a_new_revision() -> None:
+    head = ScriptDirectory(str(schema.MIGRATIONS)).get_current_head()
+    assert VIEWS.get(str(head)) == view_digest(), (
+        f"revision {head} does not have this text of reading_worklist. A database is given the view anew only when a "
+        "revision is run: one that is already there would keep the old view. If the text has changed, add a revision "
+        f"to migrations/versions, empty if no table changes. Then add the newest one to VIEWS with {view_digest()}, "
+        "and leave those before it as they are."
+    )
 
 
 def test_upgrading_twice_changes_nothing(engine: Engine) -> None:

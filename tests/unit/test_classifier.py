@@ -10,15 +10,8 @@ import torch
 
 from triage.card import Card, Population, Preprocessing
 from triage.errors import CardMismatchError, NotAnalysed, Reason
-from triage.vision.classifier import (
-    ARCHITECTURE,
-    CLASSES,
-    Classifier,
-    EfficientNetLite0,
-    check_card,
-    probabilities,
-    stored_tensors,
-)
+from triage.vision.classifier import Classifier, check_card, probabilities
+from triage.vision.efficientnet import ARCHITECTURE, CLASSES, EfficientNetLite0, stored_tensors
 
 SIZE = 64
 CARD = Card(
@@ -119,6 +112,19 @@ def test_one_bad_pixel_is_never_a_score(classifier: Classifier, films: np.ndarra
     with pytest.raises(NotAnalysed) as refusal:
         classifier.score(broken)
     assert refusal.value.reason is Reason.MODEL_OUTPUT_INVALID
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.5, -0.5])
+def test_one_bad_film_costs_the_others_of_its_batch_nothing(
+    classifier: Classifier, films: np.ndarray, value: float
+) -> None:
+    broken = films.copy()
+    broken[2, 10, 10] = value
+    found = classifier.findings(broken)
+    assert [finding.reason for finding in found] == [None, None, Reason.MODEL_OUTPUT_INVALID, None, None]
+    for number in (0, 1, 3, 4):
+        (alone,) = classifier.score(films[number : number + 1])
+        np.testing.assert_allclose([found[number].p_normal, found[number].p_bacterial], alone[:2], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from contextlib import suppress
 
 import pytest
@@ -13,8 +14,9 @@ from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
+from pydicom.sr import codes
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from triage.errors import NotAnalysed, Reason
 from triage.study import ClinicalPriority
@@ -38,14 +40,54 @@ AGES = [
 ]
 
 
-def raw(keyword: str, value: bytes, vr: str = "LO") -> Dataset:
+ITEM = b"\xfe\xff\x00\xe0"
+# Of PS3.16 CID 4010 and 4009, as designator and value.
+VIEWS = [
+    ("SCT", "399348003", "AP"),
+    ("SRT", "R-10206", "AP"),
+    ("SCT", "272479007", "PA"),
+    ("SRT", "R-10214", "PA"),
+    ("SNM3", "R-10214", "PA"),
+    ("99SDM", "R-40888", "PA"),
+    ("SCT ", "399348003\0", "AP"),
+    (" srt", "r-10206 ", "AP"),
+    ("SCT", "399067008", "SCT:399067008"),  # lateral
+    ("SRT", "R-10236", "SRT:R-10236"),  # left lateral
+    ("SCT", "399312000", "SCT:399312000"),  # antero-posterior oblique
+    ("99LOCAL", "AP", "99LOCAL:AP"),
+    ("SCT", "R-10206", "SCT:R-10206"),
+    ("", "399348003", ":399348003"),
+    ("SCT", "399033003", ""),  # frontal: AP or PA is not said
+    ("SRT", "R-10202", ""),
+    ("SCT", "", ""),
+]
+BODY_PARTS = [
+    ("SCT", "816094009", "CHEST"),
+    ("SCT", "51185008", "CHEST"),
+    ("SRT", "T-D3000", "CHEST"),
+    ("SNM3 ", "T-D3000 ", "CHEST"),
+    ("SCT", "818981001", "SCT:818981001"),  # abdomen
+    ("SCT", "416550000", "SCT:416550000"),  # chest and abdomen
+    ("99LOCAL", "CHEST", "99LOCAL:CHEST"),
+    ("", "", ""),
+]
+
+
+def raw(keyword: str, value: bytes, vr: str | None = "LO") -> Dataset:
     dataset = Dataset()
     put(dataset, keyword, value, vr)
     return dataset
 
 
-def put(dataset: Dataset, keyword: str, value: bytes, vr: str = "LO") -> None:
+def put(dataset: Dataset, keyword: str, value: bytes, vr: str | None = "LO") -> None:
     dataset[Tag(keyword)] = element(Tag(keyword), vr, value)
+
+
+def coded(scheme: str, value: str, keyword: str = "CodeValue") -> Dataset:
+    """Item of a code sequence (PS3.3 8.8)."""
+    item = raw("CodingSchemeDesignator", scheme.encode(), "SH")
+    put(item, keyword, value.encode(), "SH")
+    return item
 
 
 def element(tag: int, vr: str | None, value: bytes | None) -> RawDataElement:
@@ -149,6 +191,101 @@ def test_code_strings_come_in_upper_case_and_several_views_stay_several() -> Non
     put(dataset, "ViewPosition", b"PA\\LL", "CS")
     header = read_header(dataset)
     assert (header.body_part_examined, header.view_position) == ("CHEST", "PA\\LL")
+
+
+@pytest.mark.parametrize(("scheme", "value", "view"), VIEWS)
+def test_the_projection_may_be_stated_as_a_code_alone(scheme: str, value: str, view: str) -> None:
+    dataset = raw("ViewPosition", b"", "CS")
+    dataset.ViewCodeSequence = [coded(scheme, value)]
+    assert read_header(dataset).view_position == view
+
+
+@pytest.mark.parametrize(("scheme", "value", "body_part"), BODY_PARTS)
+def test_the_body_part_may_be_stated_as_a_code_alone(scheme: str, value: str, body_part: str) -> None:
+    dataset = Dataset()
+    dataset.AnatomicRegionSequence = [coded(scheme, value)]
+    assert read_header(dataset).body_part_examined == body_part
+
+
+def test_the_known_codes_are_those_of_the_context_groups() -> None:
+    dataset = Dataset()
+    dataset.ViewCodeSequence = [coded("SCT", codes.cid4010.AnteroPosterior.value)]
+    dataset.AnatomicRegionSequence = [coded("SCT", codes.cid4009.Chest.value)]
+    assert (read_header(dataset).view_position, read_header(dataset).body_part_examined) == ("AP", "CHEST")
+    dataset.ViewCodeSequence = [coded("SCT", codes.cid4010.PosteroAnterior.value)]
+    dataset.AnatomicRegionSequence = [coded("SCT", codes.cid4.Thorax.value)]
+    assert (read_header(dataset).view_position, read_header(dataset).body_part_examined) == ("PA", "CHEST")
+
+
+def test_what_is_stated_plainly_goes_before_its_code() -> None:
+    dataset = raw("ViewPosition", b"LL", "CS")
+    put(dataset, "BodyPartExamined", b"HAND", "CS")
+    dataset.ViewCodeSequence = [coded("SCT", "399348003")]
+    dataset.AnatomicRegionSequence = [coded("SCT", "816094009")]
+    header = read_header(dataset)
+    assert (header.view_position, header.body_part_examined) == ("LL", "HAND")
+
+
+@pytest.mark.parametrize("keyword", ["LongCodeValue", "URNCodeValue", "CodeMeaning"])
+def test_a_code_without_a_short_value_is_seen_too(keyword: str) -> None:
+    dataset = Dataset()
+    dataset.ViewCodeSequence = [coded("99LOCAL", "lateral", keyword)]
+    assert read_header(dataset).view_position == "99LOCAL:LATERAL"
+
+
+def test_several_codes_stay_several_and_equal_ones_are_one() -> None:
+    chest = coded("SCT", "816094009")
+    dataset = Dataset()
+    dataset.AnatomicRegionSequence = [chest, Dataset(), coded("SRT", "T-D3000")]
+    assert read_header(dataset).body_part_examined == "CHEST"
+    dataset.AnatomicRegionSequence = [chest, coded("SCT", "818981001")]
+    assert read_header(dataset).body_part_examined == "CHEST\\SCT:818981001"
+    dataset.AnatomicRegionSequence = [coded("99LOCAL", f"{number}" * 16) for number in range(99)]
+    assert len(read_header(dataset).body_part_examined) == 64
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("has_length", [True, False])
+def test_codes_are_read_from_a_file(syntax: str, has_length: bool) -> None:  # noqa: FBT001 - a table
+    dataset = Dataset()
+    dataset.ViewCodeSequence = [coded("SCT", "399348003")]
+    dataset["ViewCodeSequence"].is_undefined_length = not has_length
+    assert parse_header(part10(dataset, syntax)).view_position == "AP"
+
+
+@pytest.mark.parametrize("vr", ["SQ", "UN", None])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\0",
+        ITEM,
+        ITEM + b"\xff\xff\xff\x7f",
+        ITEM + b"\0\0\0\0",
+        b"\xff" * 80,
+        b"399348003 ",
+        (ITEM + b"\xff\xff\xff\xff\x54\0\x20\x02SQ\0\0\xff\xff\xff\xff") * 10_000,
+    ],
+    ids=lambda value: value[:12].hex(),
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_a_malformed_code_sequence_states_nothing(value: bytes, vr: str | None) -> None:
+    assert read_header(raw("ViewCodeSequence", value, vr)).view_position == ""
+
+
+@pytest.mark.parametrize("vr", ["LO", "SH", "OB", "UI", "DS"])
+def test_a_code_sequence_of_another_vr_is_not_looked_at(vr: str) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert read_header(raw("ViewCodeSequence", b"Kanarienvogel^Zwitschi", vr)).view_position == ""
+    assert not told
+
+
+def test_an_empty_code_sequence_states_nothing() -> None:
+    dataset = Dataset()
+    dataset.ViewCodeSequence, dataset.AnatomicRegionSequence = [], [Dataset()]
+    header = read_header(dataset)
+    assert (header.view_position, header.body_part_examined) == ("", "")
 
 
 def test_an_empty_data_set_has_an_empty_header() -> None:

@@ -53,8 +53,11 @@ def test_the_threshold_itself_is_flagged(probability: float, flagged: bool, tier
 
 
 def test_a_site_can_lower_the_threshold_and_never_raise_it() -> None:
-    assert judge(finding(0.3), card=CARD, policy=Policy(threshold=0.2)).flagged
-    assert judge(finding(0.6), card=CARD, policy=Policy(threshold=0.8)).flagged
+    here = {"card": CARD, "policy": Policy(threshold=0.2, threshold_weights=CARD.sha256)}
+    assert judge(finding(0.3), **here).flagged
+    assert not judge(finding(0.1), **here).flagged
+    with pytest.raises(SettingsError, match="above"):
+        judge(finding(0.6), card=CARD, policy=Policy(threshold=0.8, threshold_weights=CARD.sha256))
 
 
 def test_a_finding_without_probabilities_is_never_negative() -> None:

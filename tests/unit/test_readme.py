@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from daemon.cli import app
-from daemon.settings import Settings
+from daemon.settings import DEFAULT_WEIGHTS, Settings, read_settings
+from triage.card import read_card
 from triage.errors import Reason
+from triage.policy import Policy, expected
 from triage.study import WorklistEntry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +35,32 @@ def test_every_setting_and_command_it_names_exists() -> None:
     assert set(re.findall(r"TRIAGE_[A-Z_]+[A-Z]", README)) <= known
     commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     assert set(re.findall(r"`triage ([a-z]+)", README)) <= commands
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Policy)])
+def test_every_setting_of_the_policy_is_explained(name: str) -> None:
+    assert re.search(rf"`{name}`|^{name} = ", README, re.MULTILINE)
+
+
+@pytest.fixture
+def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Policy:
+    """Of the README's configuration file."""
+    for name in [name for name in os.environ if name.startswith("TRIAGE_")]:
+        monkeypatch.delenv(name)
+    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "triage.toml").write_text(example, encoding="utf-8")
+    monkeypatch.setenv("TRIAGE_CONFIG_FILE", str(tmp_path / "triage.toml"))
+    return read_settings()[1]
+
+
+def test_its_configuration_file_is_accepted_with_the_shipped_network(policy: Policy) -> None:
+    card = read_card(DEFAULT_WEIGHTS)
+    if not card.curve:
+        pytest.skip("the shipped card has no operating curve")
+    seen = expected(card, policy)
+    assert policy.flags_per_100_max
+    assert seen
+    assert seen.flags_per_100 <= policy.flags_per_100_max
 
 
 def test_every_file_it_links_to_exists() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator
 
+from triage.card import Thorax
 from triage.errors import TriageError
-from triage.learning.augmentation import augmented, histograms_of, rising_curves, with_tone
+from triage.learning.augmentation import augmented, histograms_of, rising_curves, with_borrowed_detail, with_tone
 from triage.learning.calibration import HIGHEST, LOWEST, likely_threshold, sensitive_threshold, temperature_of
-from triage.learning.evaluation import auc, metrics
-from triage.learning.films import BACTERIAL, NORMAL, VIRAL, LabelledFilm, groups, labelled, patient_of, split_by_patient
+from triage.learning.films import BACTERIAL, NORMAL, VIRAL, LabelledFilm, folds_by_patient, groups, labelled, patient_of
+from triage.learning.fitting import batches, class_weights
 from triage.learning.imagenet import own_name
-from triage.learning.training import Recipe, batches, class_weights
 
 PERCENTILES = (1.0, 99.0)
+THORAX = Thorax(margin=0.05, size_px=32)
 
 
 def film(patient: str, label: int | None = NORMAL) -> LabelledFilm:
@@ -69,12 +71,12 @@ def test_label_comes_from_folder_and_name(path: str, label: int | None) -> None:
     assert found.pneumonia is (label != NORMAL)
 
 
-def test_no_patient_is_on_both_sides_of_the_split() -> None:
+def test_no_patient_is_in_two_folds_and_no_fold_is_far_larger_than_another() -> None:
     films = many_films()
-    training, validation = split_by_patient(films, digests_of(films), share=0.3, seed=1)
-    assert sorted(training + validation) == list(range(300))
-    assert not {films[i].patient for i in training} & {films[i].patient for i in validation}
-    assert 0.15 < len(validation) / 300 < 0.45
+    folds = folds_by_patient(films, digests_of(films), count=3, seed=1)
+    assert {folds[i] for i in range(300)} == {0, 1, 2}
+    assert all(len({folds[i] for i in range(300) if films[i].patient == film.patient}) == 1 for film in films)
+    assert all(60 < folds.count(fold) < 140 for fold in range(3))
 
 
 def test_duplicates_under_two_names_stay_together_through_others() -> None:
@@ -83,25 +85,34 @@ def test_duplicates_under_two_names_stay_together_through_others() -> None:
     assert sorted(map(sorted, found)) == [[0, 1, 2, 3], [4]]
 
 
-def test_patients_held_out_are_never_trained_on() -> None:
+def test_folds_depend_on_the_seed_and_on_nothing_else() -> None:
     films = many_films()
-    _, without = split_by_patient(films, digests_of(films), share=0.3, seed=1)
-    strangers = {f"p{i}" for i in range(20)}
-    training, validation = split_by_patient(films, digests_of(films), share=0.3, seed=1, held_out=strangers)
-    assert not strangers & {films[i].patient for i in training}
-    assert set(without) < set(validation)
-
-
-def test_the_split_depends_on_the_seed_and_on_nothing_else() -> None:
-    films = many_films()
-    again = [split_by_patient(films, digests_of(films), share=0.3, seed=seed) for seed in (1, 1, 2)]
+    again = [folds_by_patient(films, digests_of(films), count=3, seed=seed) for seed in (1, 1, 2)]
     assert again[0] == again[1] != again[2]
 
 
-def test_a_split_without_both_kinds_on_each_side_is_refused() -> None:
+def test_more_films_move_no_other() -> None:
+    films = many_films()
+    more = [*films, *(film(f"q{i}") for i in range(50))]
+    folds, later = (folds_by_patient(its, digests_of(its), count=3, seed=1) for its in (films, more))
+    assert later[:300] == folds
+
+
+def test_a_table_decides_where_it_says_so() -> None:
+    films = [replace(its, fold=int(its.patient[1:]) % 2) for its in many_films()]
+    assert folds_by_patient(films, digests_of(films), count=2, seed=1) == [its.fold for its in films]
+
+
+def test_twins_in_two_folds_of_a_table_are_refused() -> None:
+    films = [replace(film("a"), fold=0), replace(film("b"), fold=1)]
+    with pytest.raises(TriageError, match="in two folds under two names"):
+        folds_by_patient(films, ["1", "1"], count=2, seed=1)
+
+
+def test_a_fold_without_both_kinds_is_refused() -> None:
     films = [film("a", NORMAL), film("b", VIRAL)]
     with pytest.raises(TriageError, match="too few patients"):
-        split_by_patient(films, ["1", "2"], share=0.5, seed=1)
+        folds_by_patient(films, ["1", "2"], count=2, seed=1)
 
 
 # What augmentation may do
@@ -114,14 +125,14 @@ def pixels() -> torch.Tensor:
 
 
 def changed(pixels: torch.Tensor, seed: int) -> torch.Tensor:
-    generator = Generator().manual_seed(seed)
-    return augmented(pixels, histograms_of(pixels), generator, percentiles=PERCENTILES)
+    generator, boxes = Generator().manual_seed(seed), torch.tensor([0.1, 0.1, 0.9, 0.9]).expand(len(pixels), 4)
+    return augmented(pixels, histograms_of(pixels), boxes, generator, thorax=THORAX, percentiles=PERCENTILES)
 
 
 def test_augmented_films_are_valid_network_input(pixels: torch.Tensor) -> None:
     for seed in range(20):
         films = changed(pixels, seed)
-        assert films.shape == pixels.shape
+        assert films.shape == (4, 1, 32, 32)
         assert films.dtype == torch.float32
         assert films.isfinite().all()
         assert films.min() >= 0
@@ -154,6 +165,34 @@ def test_tone_curves_rise_from_black_to_white() -> None:
     assert curves[:, 0].abs().max() < 1e-5
     assert (curves[:, -1] - 1).abs().max() < 1e-4
     assert curves.std(dim=0).max() > 0.05
+
+
+def detail(films: torch.Tensor) -> torch.Tensor:
+    """Mean difference of neighbours, a film."""
+    return films.diff(dim=3).abs().mean((1, 2, 3))
+
+
+def test_borrowed_detail_breaks_the_tie_between_sharpness_and_kind() -> None:
+    """Half of the films are sharp, half blurred: afterwards the two kinds overlap, and brightness is as it was."""
+    noise = torch.rand(64, 1, 96, 96, generator=Generator().manual_seed(1))
+    blurred = noise.lerp(torch.nn.functional.avg_pool2d(noise, 3, 1, 1), 0.6)
+    films = (255 * (0.3 + 0.4 * torch.cat([noise[:32], blurred[32:]]))).to(torch.uint8)
+    changed = with_borrowed_detail(films, Generator().manual_seed(1)).float()
+    films = films.float()
+    before, after = detail(films), detail(changed)
+    assert before[:32].min() > 1.5 * before[32:].max()
+    assert after[:32].min() < 1.1 * before[32:].max()
+    assert after[32:].max() > 1.3 * before[32:].max()
+    torch.testing.assert_close(changed.mean((1, 2, 3)), films.mean((1, 2, 3)), atol=1, rtol=0)
+
+
+def test_some_films_keep_their_detail_and_equal_films_all_do() -> None:
+    films = torch.randint(64, 192, (64, 1, 32, 32), generator=Generator().manual_seed(1), dtype=torch.uint8)
+    changed = with_borrowed_detail(films, Generator().manual_seed(1))
+    kept = (changed == films).flatten(1).all(1)
+    assert 8 <= kept.sum() <= 32
+    same = films[:1].expand(8, 1, 32, 32)
+    assert torch.equal(with_borrowed_detail(same, Generator().manual_seed(1)), same)
 
 
 def test_histograms_are_shares() -> None:
@@ -189,10 +228,6 @@ def test_rare_classes_count_as_much_as_common_ones() -> None:
 )
 def test_start_weights_find_their_place(theirs: str, ours: str) -> None:
     assert own_name(theirs) == ours
-
-
-def test_every_run_ends_with_films_of_full_size() -> None:
-    assert [Recipe(epochs=epochs).small_epochs for epochs in (1, 2, 3, 9)] == [0, 1, 2, 8]
 
 
 # How figures are reckoned
@@ -238,33 +273,3 @@ def test_likely_is_never_below_the_threshold() -> None:
 def test_likely_out_of_reach_is_set_as_high_as_it_goes() -> None:
     p, positive = np.array([0.999, 0.9]), np.array([False, True])
     assert likely_threshold(p, positive, ppv=0.9, least=0.4) == HIGHEST
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
-def test_auc_is_the_share_of_pairs_in_right_order_ties_half(rows: list[tuple[int, bool]]) -> None:
-    scores, positive = np.array([r[0] / 5 for r in rows]), np.array([r[1] for r in rows])
-    if positive.all() or not positive.any():
-        return
-    pairs = scores[positive][:, None] - scores[~positive][None]
-    assert auc(scores, positive) == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
-
-
-def test_metrics_count_each_film_once_and_flag_at_the_threshold() -> None:
-    films = [film("a"), film("b"), film("c", BACTERIAL), film("d", VIRAL), film("e", None)]
-    scores = np.array([[0.9, 0.1, 0], [0.5, 0.5, 0], [0.2, 0.7, 0.1], [0.6, 0.1, 0.3], [0.1, 0.1, 0.8]])
-    found = metrics(scores, films, threshold=0.5)
-    assert found == {
-        "n": 5,
-        "auc": pytest.approx(5 / 6),
-        "threshold": 0.5,
-        "true_positive": 2,
-        "false_negative": 1,
-        "false_positive": 1,
-        "true_negative": 1,
-        "three_class_accuracy": pytest.approx(3 / 4),
-    }
-
-
-def test_three_class_accuracy_is_absent_where_no_kind_is_stated() -> None:
-    scores = np.array([[0.9, 0.1, 0], [0.2, 0.7, 0.1]])
-    assert metrics(scores, [film("a"), film("b", None)], threshold=0.5)["three_class_accuracy"] is None

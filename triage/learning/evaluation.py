@@ -2,55 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triage.errors import NotAnalysed, TriageError
-from triage.learning.films import NORMAL, both_kinds, labelled_films
+from triage.learning.figures import Judged, at_hand, figures_of, intervals, patients_counted
+from triage.learning.films import LabelledFilm, both_kinds, labelled_films
+from triage.learning.out_of_fold import OutOfFold, digest_of
+from triage.vision.classifier import probabilities
 from triage.vision.pixels import prepare, read_film
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from triage.learning.films import LabelledFilm
     from triage.vision.classifier import Classifier
 
 BATCH = 16
 
 
-def evaluate(directory: Path, classifier: Classifier) -> dict[str, Any]:
-    """Score every film in folders NORMAL and PNEUMONIA (or normal, bacterial, viral): JPEG, PNG or DICOM, any size.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """What is said of one film: probabilities (3), None if it cannot be read or judged.
 
-    ``n`` counts the films analysed, ``not_analysed`` those that cannot be read or judged: they are in no other figure.
-    ``three_class_accuracy`` counts films whose kind is stated by folder or name, None if no pneumonia's is.
-    Raise TriageError on missing folders, or if films of one kind only could be analysed.
+    ``trained_on``: the network was fitted to it, so the answer is that of one which was not.
     """
-    films = labelled_films(directory)
-    scores = list(scores_of(films, classifier))
-    analysed = [film for film, score in zip(films, scores, strict=True) if score is not None]
-    if not both_kinds(analysed):
-        raise TriageError(f"{directory}: needs films of both kinds that can be read, normal and pneumonia")
-    measured = metrics(
-        np.stack([score for score in scores if score is not None]), analysed, threshold=classifier.card.threshold
-    )
-    return measured | {"not_analysed": len(films) - len(analysed)}
+
+    film: LabelledFilm
+    scores: NDArray[np.float64] | None
+    trained_on: bool = False
 
 
-def scores_of(films: Sequence[LabelledFilm], classifier: Classifier) -> Iterator[NDArray[np.float64] | None]:
-    """Probabilities (3) of each film, None where it cannot be read or judged."""
-    for start in range(0, len(films), BATCH):
-        prepared = [_prepared(film, classifier) for film in films[start : start + BATCH]]
-        batch = [pixels for pixels in prepared if pixels is not None]
-        rows = iter(classifier.score(np.stack(batch))) if batch else iter(())
-        for pixels in prepared:
-            yield None if pixels is None else next(rows)
+def evaluate(source: Path, classifier: Classifier, out_of_fold: OutOfFold | None = None) -> dict[str, Any]:
+    """Judge every film in folders NORMAL and PNEUMONIA (or normal, bacterial, viral), or of a table: see ``summary``.
+
+    JPEG, PNG or DICOM, any size. Raise TriageError if there are no such films, or of one kind only can be analysed.
+    """
+    return summary(list(answers(labelled_films(source), classifier, out_of_fold)), classifier.card.threshold)
 
 
-def _prepared(film: LabelledFilm, classifier: Classifier) -> NDArray[np.float32] | None:
+def summary(given: Sequence[Answer], threshold: float) -> dict[str, Any]:
+    """Figures of the films analysed, with their ``intervals``; ``metrics`` says what they are.
+
+    ``not_analysed`` counts films that cannot be read or judged: they are in no other figure. ``out_of_fold`` counts
+    those judged by a network that was not trained on them. Raise TriageError without films of both kinds.
+    """
+    judged = judged_films(given, threshold)
+    if not both_kinds(judged.films):
+        raise TriageError("needs films of both kinds that can be analysed, normal and pneumonia")
+    return metrics(judged.scores, judged.films, threshold=threshold) | {
+        "patients": len(set(judged.patients)),
+        "out_of_fold": sum(answer.trained_on for answer in given if answer.scores is not None),
+        "not_analysed": len(given) - len(judged.films),
+        "intervals": intervals(figures_of(judged), judged.patients, patients_counted(judged)),
+    }
+
+
+def judged_films(given: Sequence[Answer], threshold: float) -> Judged:
+    """Without those that were not analysed."""
+    analysed = [(answer.film, answer.scores) for answer in given if answer.scores is not None]
+    scores = np.array([scores for _, scores in analysed], np.float64).reshape(-1, 3)
+    return Judged(films=[film for film, _ in analysed], scores=scores, threshold=threshold)
+
+
+def answers(
+    films: Sequence[LabelledFilm], classifier: Classifier, out_of_fold: OutOfFold | None = None
+) -> Iterator[Answer]:
+    """One for each film, in order. A film trained on that the network refuses is refused, not looked up."""
+    for part in _parts(films):
+        prepared = [prepared_film(film, classifier) for film in part]
+        seen = [pixels for pixels in prepared if pixels is not None]
+        found = iter(scores_of(np.stack(seen), classifier) if seen else [])
+        for film, pixels in zip(part, prepared, strict=True):
+            scores = None if pixels is None else next(found)
+            logits = out_of_fold.of(digest_of(pixels)) if out_of_fold and pixels is not None else None
+            if scores is not None and logits is not None:
+                (scores,) = probabilities(logits[None], films=1, temperature=classifier.card.temperature)
+            yield Answer(film=film, scores=scores, trained_on=logits is not None)
+
+
+def scores_of(films: NDArray[np.float32], classifier: Classifier) -> list[NDArray[np.float64] | None]:
+    """Calibrated probabilities (3) of each film (N, size, size), None where the network refuses it."""
+    return [
+        None if finding.reason else np.array([finding.p_normal, finding.p_bacterial, finding.p_viral], np.float64)
+        for finding in classifier.findings(films)
+    ]
+
+
+def prepared_film(film: LabelledFilm, classifier: Classifier) -> NDArray[np.float32] | None:
+    """As the network gets it, (size, size); None if it cannot be read."""
     try:
         return prepare(read_film(film.path), classifier.card.preprocessing)
     except (NotAnalysed, OSError):
@@ -58,33 +100,23 @@ def _prepared(film: LabelledFilm, classifier: Classifier) -> NDArray[np.float32]
 
 
 def metrics(scores: NDArray[np.float64], films: Sequence[LabelledFilm], *, threshold: float) -> dict[str, Any]:
-    """Probabilities (N, 3) of N films to counts, AUC and accuracy. Flagged: P(pneumonia) >= ``threshold``."""
-    positive = np.array([film.pneumonia for film in films])
-    p_pneumonia = 1 - scores[:, NORMAL]
-    flagged = p_pneumonia >= threshold
+    """Probabilities (N, 3) of N films to counts and to the figures of ``triage.learning.figures``.
+
+    Flagged: P(pneumonia) >= ``threshold``. None for a figure that these films cannot give, such as
+    ``three_class_accuracy`` where no pneumonia's kind is stated by folder or name.
+    """
+    judged = Judged(films=films, scores=scores, threshold=threshold)
+    flagged, positive = judged.flagged, judged.positive
     return {
         "n": len(films),
-        "auc": auc(p_pneumonia, positive),
         "threshold": threshold,
         "true_positive": int((flagged & positive).sum()),
         "false_negative": int((~flagged & positive).sum()),
         "false_positive": int((flagged & ~positive).sum()),
         "true_negative": int((~flagged & ~positive).sum()),
-        "three_class_accuracy": three_class_accuracy(scores, films),
+        **at_hand(figures_of(judged), len(films)),
     }
 
 
-def auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half. Needs both kinds."""
-    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(count) - (count - 1) / 2  # of equal scores, from 1
-    positives = int(positive.sum())
-    above = mean_rank[place][positive].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * (len(positive) - positives)))
-
-
-def three_class_accuracy(scores: NDArray[np.float64], films: Sequence[LabelledFilm]) -> float | None:
-    stated = [(row, film.label) for row, film in zip(scores, films, strict=True) if film.label is not None]
-    if all(label == NORMAL for _, label in stated):
-        return None
-    return float(np.mean([row.argmax() == label for row, label in stated]))
+def _parts(films: Sequence[LabelledFilm]) -> Iterator[Sequence[LabelledFilm]]:
+    return (films[start : start + BATCH] for start in range(0, len(films), BATCH))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from triage.errors import NotAnalysed, TriageError
 from triage.vision.pixels import read_film
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from triage.study import PixelImage
@@ -25,15 +26,63 @@ PATIENT = re.compile(r"(person|IM-)(\d+)[_-]", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledFilm:
-    """``label``: index into the classes, None for a pneumonia of unstated kind. ``patient``: a key, not a name."""
+    """``label``: index into the classes, None for a pneumonia of unstated kind. ``patient``: a key, not a name.
+
+    ``fold``: where a table puts the film, None where chance decides.
+    """
 
     path: Path
     pneumonia: bool
     label: int | None
     patient: str
+    fold: int | None = None
 
 
-def labelled_films(directory: Path) -> list[LabelledFilm]:
+def labelled_films(source: Path) -> list[LabelledFilm]:
+    """Films of a folder or of a table, see ``films_of_folder`` and ``films_of_table``. Raise TriageError."""
+    return films_of_table(source) if source.suffix.lower() == ".csv" else films_of_folder(source)
+
+
+def films_of_table(table: Path) -> list[LabelledFilm]:
+    """Films of a CSV with a header: ``path`` (from the table's folder), ``label``, ``patient`` and perhaps ``fold``.
+
+    Labels are normal, bacterial, viral or pneumonia. Raise TriageError, naming the line, for one that makes no sense.
+    """
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TriageError(f"{table}: cannot be read as a table ({error})") from error
+    films = [film_of_row(row, f"{table}, line {line}", table.parent) for line, row in enumerate(rows, start=2)]
+    if not both_kinds(films):
+        raise TriageError(f"{table}: needs films of both kinds, normal and pneumonia")
+    folds: dict[str, int | None] = {}
+    for film in films:
+        if folds.setdefault(film.patient, film.fold) != film.fold:
+            raise TriageError(f"{table}: patient {film.patient!r} is in two folds; one patient belongs in one")
+    return films
+
+
+def film_of_row(row: dict[str, str | None], place: str, folder: Path) -> LabelledFilm:
+    """Raise TriageError, saying ``place``."""
+    path, label, patient = ((row.get(name) or "").strip() for name in ("path", "label", "patient"))
+    if not path or not patient or label.lower() not in FOLDERS:
+        raise TriageError(f"{place}: needs a path, a patient and a label among {', '.join(FOLDERS)}")
+    fold = (row.get("fold") or "").strip()
+    if not (folder / path).is_file():
+        raise TriageError(f"{place}: no file {path}")
+    if fold and not fold.isdigit():
+        raise TriageError(f"{place}: fold {fold!r} is not a whole number from 0")
+    return LabelledFilm(
+        path=folder / path,
+        pneumonia=label.lower() != "normal",
+        label=FOLDERS[label.lower()],
+        patient=patient,
+        fold=int(fold) if fold else None,
+    )
+
+
+def films_of_folder(directory: Path) -> list[LabelledFilm]:
     """Films in folders NORMAL and PNEUMONIA (or normal, bacterial, viral; any case), ordered by folder and name.
 
     Raise TriageError if there is no such folder, or not both normal films and pneumonias.
@@ -82,25 +131,25 @@ def read_labelled(film: LabelledFilm) -> PixelImage:
         raise TriageError(f"{film.path}: cannot be read as a film ({error})") from error
 
 
-def split_by_patient(
-    films: Sequence[LabelledFilm], digests: Sequence[str], *, share: float, seed: int, held_out: Iterable[str] = ()
-) -> tuple[list[int], list[int]]:
-    """Indices for training and for validation. Films of one patient, or with one digest, stay together.
+def folds_by_patient(films: Sequence[LabelledFilm], digests: Sequence[str], *, count: int, seed: int) -> list[int]:
+    """Fold of each film, 0 to ``count`` - 1. Films of one patient, or with one digest, stay together.
 
-    A group's place is a hash of its patients and ``seed``, so adding films moves no other. Patients ``held_out`` go to
-    validation. Raise TriageError if either side lacks normal films or pneumonias.
+    A group's fold is a hash of its patients and ``seed``, unless a table says otherwise: adding films moves no other.
+    Raise TriageError if a fold lacks normal films or pneumonias, or a group of films is in two folds of a table.
     """
-    held = set(held_out)
-    training: list[int] = []
-    validation: list[int] = []
+    folds = [-1] * len(films)
     for group in groups(films, digests):
-        patients = sorted({films[i].patient for i in group})
-        side = validation if held.intersection(patients) or draw(patients[0], seed) < share else training
-        side.extend(group)
-    for side in (training, validation):
-        if not both_kinds([films[i] for i in side]):
-            raise TriageError("too few patients to split: each side needs both normal films and pneumonias")
-    return sorted(training), sorted(validation)
+        stated = {fold for i in group if (fold := films[i].fold) is not None}
+        if len(stated) > 1 or max(stated, default=0) >= count:
+            raise TriageError(f"{films[group[0]].path}: in two folds under two names, or beyond fold {count - 1}")
+        chance = int(draw(min(films[i].patient for i in group), seed) * count)
+        fold = stated.pop() if stated else chance
+        for index in group:
+            folds[index] = fold
+    for fold in range(count):
+        if not both_kinds([film for film, its in zip(films, folds, strict=True) if its == fold]):
+            raise TriageError(f"too few patients for {count} folds: each needs both normal films and pneumonias")
+    return folds
 
 
 def groups(films: Sequence[LabelledFilm], digests: Sequence[str]) -> list[list[int]]:

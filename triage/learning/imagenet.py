@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from triage.errors import TriageError
-from triage.vision.classifier import EfficientNetLite0
+from triage.vision.efficientnet import EfficientNetLite0
 
 
 def start_network(start_weights: Path | None, dropout: float) -> EfficientNetLite0:

@@ -30,6 +30,11 @@ class Receipt:
     queued: bool = False
 
 
+def _content(policy: Policy) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return asdict(policy) | {"accept_unknown": list(policy.accept_unknown)}
+
+
 class Intake:
     """Receives on behalf of one policy."""
 
@@ -66,13 +71,12 @@ class Intake:
         query = select(policies.c.content).where(policies.c.version == self._policy.version)
         with self._store.reading() as connection:
             known = connection.execute(query).scalar_one_or_none()
-        if known is not None and json.loads(known) != asdict(self._policy) | {
-            "accept_unknown": list(self._policy.accept_unknown)
-        }:
+        # A setting that an earlier release did not have stood at its default.
+        if known is not None and _content(Policy()) | json.loads(known) != _content(self._policy):
             raise SettingsError(f"[policy] has changed since version {self._policy.version!r}: give it a new version")
 
     def _ensure_policy(self, connection: Connection) -> None:
-        content = json.dumps(asdict(self._policy), sort_keys=True)
+        content = json.dumps(_content(self._policy), sort_keys=True)
         row = {"version": self._policy.version, "content": content, "first_used_at": self._store.now()}
         connection.execute(self._store.insert_if_absent(policies).values(row))
 

@@ -69,6 +69,7 @@ class Queue:
             attempts=job["attempts"],
             token=job["token"],
             queued_seconds=(job["claimed_at"] - job["created_at"]).total_seconds(),
+            last_reason=job["reason"] and Reason(job["reason"]),
         )
 
     def heartbeat(self, job: Job, lease_seconds: float) -> None:

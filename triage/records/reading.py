@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping, func, select, text, update
 
 from triage.errors import ConflictError, Reason, StudyNotFoundError
 from triage.records.store import Store
-from triage.records.tables import UtcDateTime, studies
+from triage.records.tables import UtcDateTime, findings, instances, studies
 from triage.study import ClinicalPriority, Status, WorklistEntry
 
 
@@ -36,6 +36,26 @@ class Reading:
         if row is None:
             raise StudyNotFoundError("no study is held under this Study Instance UID")
         return {**row, "clinical_priority": ClinicalPriority(row["clinical_priority"]).name}
+
+    def film_to_explain(self, study_instance_uid: str) -> str:
+        """The sha256 of the study's film with the highest P(pneumonia) that is still kept. Raise StudyNotFoundError."""
+        query = (
+            select(instances.c.sha256)
+            .join(findings, findings.c.instance_id == instances.c.instance_id)
+            .where(
+                instances.c.study_instance_uid == study_instance_uid,
+                instances.c.pixels_deleted_at.is_(None),
+                ~instances.c.quarantined,
+                findings.c.p_pneumonia.is_not(None),
+            )
+            .order_by(findings.c.p_pneumonia.desc(), instances.c.instance_id)
+            .limit(1)
+        )
+        with self._store.reading() as connection:
+            sha256 = connection.execute(query).scalar_one_or_none()
+        if sha256 is None:
+            raise StudyNotFoundError("no film of this study was analysed and is still kept")
+        return str(sha256)
 
     def count_not_analysed(self, reason: Reason) -> int:
         """Open studies that show this reason."""

@@ -11,8 +11,8 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-import pysqlite3.dbapi2 as newer_sqlite
 from sqlalchemy import (
+    URL,
     ColumnElement,
     Connection,
     Engine,
@@ -31,7 +31,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from triage import policy as rules
-from triage.errors import Reason, SettingsError, StudyNotFoundError
+from triage.errors import Reason, SettingsError, StudyNotFoundError, TriageError
 from triage.jobs import JobState
 from triage.policy import Policy
 from triage.records.tables import UtcDateTime, findings, instances, jobs, studies
@@ -44,16 +44,26 @@ from triage.study import (
 )
 from triage.worklist import CLOCKS
 
+try:
+    import pysqlite3.dbapi2 as sqlite_driver
+except ImportError:  # no wheel for this machine
+    import sqlite3 as sqlite_driver
+
 # What callers catch when the database does not do as asked; they need not know the library.
 DatabaseError = SQLAlchemyError
 # The part of them that may pass by itself: no connection, no room, no lock in time.
 OperationError = OperationalError
 JOBS_CHANNEL = "triage_jobs"
+# The interpreter's own SQLite may have the WAL-reset bug (3.7.0 to 3.51.2); pysqlite3's wheel brings a newer one.
+SQLITE_MIN = (3, 51, 3)
 OPEN_JOBS = (JobState.QUEUED, JobState.LEASED)
 
 
 def open_engine(database_url: str) -> Engine:
-    """Raise sqlalchemy.exc.ArgumentError for a URL that is none. Nothing is connected yet."""
+    """Raise sqlalchemy.exc.ArgumentError for a URL that is none, TriageError for SQLite where it is too old.
+
+    Nothing is connected yet.
+    """
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(database_url)
@@ -66,18 +76,31 @@ def open_engine(database_url: str) -> Engine:
 
 
 def shown_url(database_url: str) -> str:
-    """Without its passwords, for people and logs. Raise SettingsError for a URL that is none."""
+    """Without its passwords, for people and logs. Raise SettingsError for a URL that is none of ours."""
     try:
         url = make_url(database_url)
     except (ArgumentError, ValueError):  # the text of either may hold the URL
-        raise SettingsError("database_url: not of the form sqlite:///FILE or postgresql://USER@HOST/NAME") from None
+        url = None
+    if url is None or not _can_be_shared(url):
+        raise SettingsError("database_url: not of the form sqlite:///FILE or postgresql://USER@HOST/NAME")
     hidden = {name: "***" for name in url.query if "password" in name.lower()}
     return url.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
 
+def _can_be_shared(url: URL) -> bool:
+    """Not in memory: each process would keep its own, and what one received no other would know of."""
+    if url.get_backend_name() == "sqlite":
+        return (url.database or ":memory:") != ":memory:"
+    return url.get_backend_name() in {"postgresql", "postgres"}
+
+
 def _sqlite_engine(database_url: str) -> Engine:
-    # The interpreter's own SQLite may have the WAL-reset bug (3.7.0 to 3.51.2); this wheel brings a newer one.
-    engine = create_engine(database_url, module=newer_sqlite, connect_args={"timeout": 10.0})
+    if sqlite_driver.sqlite_version_info < SQLITE_MIN:
+        raise TriageError(
+            f"SQLite {sqlite_driver.sqlite_version} can damage a database that several processes write, and pysqlite3, "
+            "which brings a newer one, is not installed: set database_url to a PostgreSQL"
+        )
+    engine = create_engine(database_url, module=sqlite_driver, connect_args={"timeout": 10.0})
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver has no types

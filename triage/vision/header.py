@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -42,7 +42,9 @@ _KEYWORDS = (
     "PatientSex",
     "PatientAge",
     "BodyPartExamined",
+    "AnatomicRegionSequence",
     "ViewPosition",
+    "ViewCodeSequence",
     "PresentationIntentType",
     "StudyInstanceUID",
     "SeriesInstanceUID",
@@ -56,6 +58,23 @@ HEADER_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in _KEYWORDS]
 _PRIORITIES = dict.fromkeys(("STAT", "S", "EMERGENCY", "EMERGENT"), ClinicalPriority.STAT) | dict.fromkeys(
     ("HIGH", "URGENT", "ASAP", "A"), ClinicalPriority.URGENT
 )
+# SNOMED CT, and the SNOMED RT that it replaced, under each of its designators (PS3.16 8).
+_SCHEMES = {"SCT": "SCT", "SRT": "SRT", "SNM3": "SRT", "99SDM": "SRT"}
+# PS3.16 CID 4010, DX View. "Frontal" leaves unsaid which of both it is.
+_VIEWS = {
+    "SCT:399348003": "AP",
+    "SRT:R-10206": "AP",
+    "SCT:272479007": "PA",
+    "SRT:R-10214": "PA",
+    "SRT:R-40888": "PA",  # SNOMED's own for 272479007; the standard had the one above
+    "SCT:399033003": "",
+    "SRT:R-10202": "",
+}
+# PS3.16 CID 4009, DX Anatomy Imaged, and 51185008: thoracic structure, SNOMED CT's own for T-D3000.
+_BODY_PARTS = dict.fromkeys(("SCT:816094009", "SCT:51185008", "SRT:T-D3000"), "CHEST")
+_CODE_VALUES = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodeMeaning")
+# None: the file states no VR (PS3.5 7.1.3). Another one is no sequence, whatever its bytes.
+_SEQUENCE_VRS = frozenset({"SQ", "UN", None})
 # PS3.5 6.2, Age String. A year is 365.25 days, so that 12 months are one year exactly.
 _YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
@@ -88,8 +107,8 @@ def read_header(dataset: Dataset, transfer_syntax_uid: str = "") -> Header:
         series_instance_uid=text("SeriesInstanceUID"),
         transfer_syntax_uid=transfer_syntax_uid or _transfer_syntax_uid(dataset),
         modality=code("Modality"),
-        body_part_examined=code("BodyPartExamined"),
-        view_position=code("ViewPosition"),
+        body_part_examined=code("BodyPartExamined") or _coded(dataset, "AnatomicRegionSequence", _BODY_PARTS),
+        view_position=code("ViewPosition") or _coded(dataset, "ViewCodeSequence", _VIEWS),
         presentation_intent_type=code("PresentationIntentType"),
         age_years=_age_years(dataset),
         clinical_priority=_clinical_priority(dataset),
@@ -186,11 +205,26 @@ def _date(text: str) -> date | None:
 def _clinical_priority(dataset: Dataset) -> ClinicalPriority:
     """The most urgent that is stated anywhere."""
     stated = [_text(dataset, "StudyPriorityID"), _text(dataset, "RequestedProcedurePriority")]
-    stated += [_text(step, "RequestedProcedurePriority") for step in _requests(dataset)]
+    stated += [_text(step, "RequestedProcedurePriority") for step in _items(dataset, "RequestAttributesSequence")]
     return min(_PRIORITIES.get(value.upper(), ClinicalPriority.ROUTINE) for value in stated)
 
 
-def _requests(dataset: Dataset) -> Iterator[Dataset]:
-    """Items of the Request Attributes Sequence (PS3.3 10.6)."""
+def _coded(dataset: Dataset, keyword: str, terms: Mapping[str, str]) -> str:
+    """The defined term for each item's code; for another code SCHEME:VALUE, which is no term, so that it is seen."""
+    codes = map(_code, _items(dataset, keyword))
+    stated = dict.fromkeys(terms.get(code, code) for code in codes)
+    return "\\".join(filter(None, stated))[:CODE_CHARACTERS]
+
+
+def _code(item: Dataset) -> str:
+    """SCHEME:VALUE of a coded entry (PS3.3 8.8), "" if it has no value."""
+    value = next(filter(None, (_text(item, keyword) for keyword in _CODE_VALUES)), "").upper()
+    scheme = _text(item, "CodingSchemeDesignator").upper()
+    return f"{_SCHEMES.get(scheme, scheme)}:{value}" if value else ""
+
+
+def _items(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
+    """Items of a sequence, as many as can be read."""
     with suppress(Exception):
-        yield from dataset["RequestAttributesSequence"].value
+        if dataset.get_item(Tag(keyword)).VR in _SEQUENCE_VRS:
+            yield from dataset[keyword].value

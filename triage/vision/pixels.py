@@ -88,7 +88,7 @@ def read_pixels(dataset: Dataset) -> PixelImage:
     """Raise NotAnalysed, and nothing else."""
     with exceptions_as_reasons():
         geometry = read_geometry(dataset)
-        return PixelImage(pixels=_checked(to_grey(dataset, geometry, read_samples(dataset, geometry))))
+        return PixelImage(pixels=checked(to_grey(dataset, geometry, read_samples(dataset, geometry))))
 
 
 def prepare(image: PixelImage, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -108,7 +108,7 @@ def prepare(image: PixelImage, preprocessing: Preprocessing) -> NDArray[np.float
 
 def _read_picture(file: BinaryIO) -> PixelImage:
     with exceptions_as_reasons():
-        return PixelImage(pixels=_checked(_picture_samples(file)))
+        return PixelImage(pixels=checked(_picture_samples(file)))
 
 
 def _picture_samples(file: BinaryIO) -> NDArray[np.float32]:
@@ -127,7 +127,7 @@ def _picture_samples(file: BinaryIO) -> NDArray[np.float32]:
     return np.asarray(picture.convert("L")).astype(np.float32) / np.float32(2**8 - 1)
 
 
-def _checked(film: NDArray[np.float32]) -> NDArray[np.float32]:
+def checked(film: NDArray[np.float32]) -> NDArray[np.float32]:
     """Raise NotAnalysed(BAD_PIXELS) for a film that is blank, saturated or noise: nobody could read it."""
     seen = np.ascontiguousarray(subsample(film))
     afar = np.asarray(Image.fromarray(seen).resize(_SEEN_FROM_AFAR, Image.Resampling.BOX))

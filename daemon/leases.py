@@ -1,0 +1,76 @@
+"""The leases of the jobs in hand: kept alive while the work goes on, but no longer than a job may take."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from daemon.telemetry import describe, log
+from triage.errors import LostLeaseError
+from triage.jobs import Job
+from triage.records.queue import Queue
+from triage.records.store import DatabaseError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """How long a worker may take, in seconds."""
+
+    lease_seconds: float
+    job_seconds: float
+
+
+class Leases:
+    """A thread extends each of them, until the job's time is up: a worker that hangs loses it."""
+
+    def __init__(self, queue: Queue, times: Times) -> None:
+        self._queue, self._times = queue, times
+        self._deadlines: dict[Job, float] = {}
+        self._changed = threading.Condition()
+        self._done = threading.Event()
+        self._beat = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._beat.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._beat.join()
+
+    def hold(self, job: Job) -> None:
+        with self._changed:
+            self._deadlines[job] = time.monotonic() + self._times.job_seconds
+
+    def let_go(self, job: Job) -> None:
+        """The job has ended, or whoever wants it may have it."""
+        with self._changed:
+            self._deadlines.pop(job, None)
+            self._changed.notify_all()
+
+    def wait_for(self, count: int) -> None:
+        """Return when no more than so many jobs are in hand."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._deadlines) <= count)
+
+    def _keep_beating(self) -> None:
+        while not self._done.wait(self._times.lease_seconds / 3):
+            with self._changed:
+                now = time.monotonic()
+                alive = [job for job, deadline in self._deadlines.items() if now < deadline]
+            for job in alive:
+                self._extend(job)
+
+    def _extend(self, job: Job) -> None:
+        """A lease that is lost stays lost: the job's result will be refused."""
+        try:
+            self._queue.heartbeat(job, self._times.lease_seconds)
+        except LostLeaseError:
+            return
+        except DatabaseError as error:
+            log().warning("heartbeat_missed", **describe(error))

@@ -1,0 +1,93 @@
+"""Films one behind the other: decoded side by side, then through the network with whatever else is ready.
+
+    claimed --start--> decoders, each with one film --> decoded --> the network, which takes all there are
+
+Nobody waits to be joined by others: a network that is free takes what has been decoded, be it one film. While it works
+more are decoded, and the next pass is larger. So passes grow with the load, and an idle line is as quick as its parts.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Queue, SimpleQueue
+from types import TracebackType
+from typing import Self
+
+from daemon.decoder import Decoder, Look
+from daemon.leases import Leases
+from triage.jobs import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """A job whose film has been decoded, or could not be; ``started`` on the monotonic clock, in seconds."""
+
+    job: Job
+    look: Look
+    started: float
+
+
+class Line:
+    """``look`` decodes one film, ``conclude`` gets 1 to ``most`` of them at a time; neither may raise.
+
+    A job is in hand from its start until it has been concluded. Leaving waits for all that are.
+    """
+
+    def __init__(
+        self,
+        decoders: Sequence[Decoder],
+        leases: Leases,
+        *,
+        look: Callable[[Job, Decoder], Look],
+        conclude: Callable[[list[Looked]], None],
+        most: int,
+    ) -> None:
+        self._leases, self._look, self._conclude = leases, look, conclude
+        self._idle: SimpleQueue[Decoder] = SimpleQueue()
+        for decoder in decoders:
+            self._idle.put(decoder)
+        self._free = threading.Semaphore(len(decoders) - 1)
+        self._decoded: Queue[Looked] = Queue(most)
+        self._decoding = ThreadPoolExecutor(len(decoders), "decoder")
+        self._network = ThreadPoolExecutor(1, "network")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._decoding.shutdown()
+        self._network.shutdown()
+
+    def start(self, job: Job) -> None:
+        """Return when there is a decoder for the next one: what cannot be started yet is for other workers to claim.
+
+        A suspect goes alone: if it takes the worker along, no other film's attempt is lost with it.
+        """
+        self._leases.hold(job)
+        if job.is_suspect:
+            self._leases.wait_for(1)
+        self._decoding.submit(self._decode, job, time.monotonic())
+        if job.is_suspect:
+            self._leases.wait_for(0)
+        self._free.acquire()
+
+    def _decode(self, job: Job, started: float) -> None:
+        decoder = self._idle.get()
+        look = self._look(job, decoder)
+        self._idle.put(decoder)
+        self._decoded.put(Looked(job=job, look=look, started=started))  # waits while the network is that far behind
+        self._free.release()
+        self._network.submit(self._take_all)
+
+    def _take_all(self) -> None:
+        taken = [self._decoded.get() for _ in range(self._decoded.qsize())]  # nobody else takes any
+        if taken:  # else an earlier pass has had it
+            self._conclude(taken)
+        for each in taken:
+            self._leases.let_go(each.job)
