@@ -20,11 +20,17 @@ import pytest
 from pydicom.uid import generate_uid
 from running import Daemon, wait_for
 
+from daemon.settings import DEFAULT_WEIGHTS
+from triage.card import read_card
+
 SENDERS, STUDIES = 4, 100
 PROGRAM = Path(__file__).with_name("ledger_sender.py")
 COMMANDS = {"receive": (), "work": ("--name", "worker-1"), "schedule": (), "web": ()}
 # Every finding flags, so that a flag that is lost would be seen.
-POLICY = '[policy]\nversion = "all-flagged"\nthreshold = 1e-12\n'
+POLICY = (
+    '[policy]\nversion = "all-flagged"\nthreshold = 1e-12\n'
+    f'threshold_weights = "{read_card(DEFAULT_WEIGHTS).sha256[:12]}"\n'
+)
 
 
 def films(folder: Path) -> list[chests.Film]:
