@@ -119,6 +119,8 @@ def onnx(classifier: Classifier) -> Any:
     logging.disable(logging.NOTSET)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = figures.threads()
+    # Else its threads spin on for a while after each pass, on cores that the next way is timed on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     model = program.model_proto.SerializeToString()  # type: ignore[union-attr] # None only for exports to a file
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
