@@ -107,7 +107,7 @@ def train(
     *,
     held_out: Annotated[Path | None, typer.Option(help="Films whose patients must not be trained on.")] = None,
     about: Annotated[
-        Path | None, typer.Option(help="TOML of [data] and [population], for films that are not the published ones.")
+        Path | None, typer.Option(help="TOML of tables data and population, for films that are not the published ones.")
     ] = None,
     boxes: Annotated[
         Path | None, typer.Option(help="CSV of thoraxes marked on some films; else the published films'.")

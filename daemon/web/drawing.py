@@ -53,7 +53,13 @@ class Drawing:
         router = APIRouter()
         picture: dict[str, Any] = {
             "response_class": Response,
-            "responses": {200: {"content": {"image/png": {}}, "description": "PNG."}, **failures(404, 422, 503)},
+            "responses": {
+                200: {
+                    "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+                    "description": "PNG.",
+                },
+                **failures(404, 422, 503),
+            },
         }
         router.add_api_route("/api/studies/{uid}/explanation", self.picture, **picture)
         router.add_api_route("/studies/{uid}/explanation", self.sheet, include_in_schema=False)

@@ -874,3 +874,9 @@ def test_the_film_explained_is_the_one_most_likely_ill_that_is_still_kept(site: 
     assert reading.film_to_explain(uid) == f"{1:032d}{2:032d}"
     Queue(site.store, POLICY).forget_file(2)
     assert reading.film_to_explain(uid) == f"{1:032d}{1:032d}"
+
+
+def test_the_interface_is_described_with_pictures_too(explaining_site: Site) -> None:
+    page = explaining_site.client.get("/api/docs")
+    assert page.status_code == 200
+    assert "explanation" in page.text

@@ -98,7 +98,7 @@ def marked_boxes(table: Path, films: Sequence[LabelledFilm], *, fewest: int) -> 
     found = [known.get(f"{film.path.parent.name}/{film.path.name}", [float("nan")] * 4) for film in films]
     boxes = torch.tensor(found)
     if (count := int(is_marked(boxes).sum())) < fewest:
-        raise TriageError(f"{table}: has boxes of {count} of the films, {fewest} are needed")
+        raise TriageError(f"{table}: has boxes of {count} of the films, {fewest} are needed: mark some, see --boxes")
     return boxes
 
 
