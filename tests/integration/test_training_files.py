@@ -222,9 +222,18 @@ def test_films_of_ones_own_make_a_card_of_ones_own(invented: Path, tmp_path: Pat
     ]
     table = tmp_path / "films.csv"
     table.write_text("\n".join(["path,label,patient", *rows]), encoding="utf-8")
-    card = train(table, tmp_path / "out", about=about, boxes=tmp_path / "boxes.csv")
+    told = Told()
+    card = train(table, tmp_path / "out", about=about, boxes=tmp_path / "boxes.csv", progress=told)
+    assert not any("--about" in line for line in told.lines)
     assert (card.data["source"], card.population.views, card.population.age_min_years) == ("Our hospital", ("PA",), 18)
     assert card.data["trained_on"]["normal"] == 12
+
+
+def test_who_describes_no_films_is_told_how_the_card_will_describe_them(invented: Path, tmp_path: Path) -> None:
+    told = Told("the card will say")
+    with pytest.raises(KeyboardInterrupt):
+        train(invented, tmp_path / "out", progress=told)
+    assert "--about" in told.lines[0]
 
 
 def test_a_description_that_lacks_something_is_refused(invented: Path, tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ def train(
         unfinished=out / "unfinished",
         progress=progress or Progress(),
     )
+    if material.about == PEDIATRIC_CXR:
+        work.progress.say(f"the card will say of these films what {PEDIATRIC_CXR.name} says: for others name --about")
     torch.set_num_threads(work.recipe.threads)
     films = load_films(material.films, PREPROCESSING, work.progress.say)
     if material.held_out:
