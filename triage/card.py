@@ -60,8 +60,16 @@ NOTHING_CAUGHT = OperatingPoint(threshold=1.0, sensitivity=0.0, specificity=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Logits in the order of the classes become log-odds: divided by ``temperature``, then ``bias`` added."""
+
+    temperature: float
+    bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
-    """``threshold`` and ``likely_threshold`` are calibrated P(pneumonia); ``temperature`` divides the logits.
+    """``threshold`` and ``likely_threshold`` are calibrated P(pneumonia); see ``Calibration``.
 
     ``sha256`` is of the weights file: thresholds are worth nothing with other weights. Without ``thorax``, as in
     cards of the first version, the network is shown the whole film. ``curve`` rises in its thresholds.
@@ -78,9 +86,14 @@ class Card:
     date: str
     thorax: Thorax | None = None
     curve: tuple[OperatingPoint, ...] = ()
+    bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def calibration(self) -> Calibration:
+        return Calibration(temperature=self.temperature, bias=self.bias)
 
 
 def read_card(path: Path) -> Card:
@@ -94,6 +107,7 @@ def read_card(path: Path) -> Card:
         preprocessing["stretch_percentiles"] = tuple(preprocessing["stretch_percentiles"])
         raw["classes"] = tuple(raw["classes"])
         raw["thorax"] = Thorax(**raw["thorax"]) if raw.get("thorax") else None
+        raw["bias"] = tuple(float(shift) for shift in raw.get("bias", (0, 0, 0)))
         raw["curve"] = _curve(raw.get("curve", ()))
         return Card(preprocessing=Preprocessing(**preprocessing), population=Population(**population), **raw)
     except OSError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from triage.card import Card, Population, Preprocessing
+from triage.card import Calibration, Card, Population, Preprocessing
 from triage.errors import CardMismatchError, NotAnalysed, Reason
 from triage.vision.classifier import Classifier, check_card, probabilities
 from triage.vision.efficientnet import ARCHITECTURE, CLASSES, EfficientNetLite0, stored_tensors
@@ -140,16 +140,19 @@ def test_one_bad_film_costs_the_others_of_its_batch_nothing(
 )
 def test_invalid_logits_are_never_a_score(logits: np.ndarray) -> None:
     with pytest.raises(NotAnalysed):
-        probabilities(logits, films=1, temperature=1.0)
+        probabilities(logits, films=1, calibration=Calibration(temperature=1.0))
 
 
 def test_large_logits_do_not_overflow() -> None:
-    np.testing.assert_array_equal(probabilities(np.array([[1e4, 0, -1e4]]), films=1, temperature=1.0), [[1, 0, 0]])
+    np.testing.assert_array_equal(
+        probabilities(np.array([[1e4, 0, -1e4]]), films=1, calibration=Calibration(temperature=1.0)), [[1, 0, 0]]
+    )
 
 
-def test_temperature_divides_the_logits() -> None:
-    odds = probabilities(np.array([[3.0, 1.0, 0.0]]), films=1, temperature=2.0)[0]
-    np.testing.assert_allclose(np.log(odds[0] / odds[1:]), [1.0, 1.5])
+def test_temperature_divides_the_logits_and_bias_is_added() -> None:
+    calibration = Calibration(temperature=2.0, bias=(0.0, 0.25, -1.0))
+    odds = probabilities(np.array([[3.0, 1.0, 0.0]]), films=1, calibration=calibration)[0]
+    np.testing.assert_allclose(np.log(odds[0] / odds[1:]), [0.75, 2.5])
 
 
 def test_a_weights_file_holds_no_counters(network: EfficientNetLite0) -> None:
@@ -164,6 +167,8 @@ def test_a_weights_file_holds_no_counters(network: EfficientNetLite0) -> None:
         ({"temperature": 0.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperature": float("inf")}, "temperature"),
+        ({"bias": (0.0, float("nan"), 0.0)}, "bias"),
+        ({"bias": (0.0, 1.0)}, "bias"),
         ({"threshold": 0.0}, "threshold"),
         ({"threshold": 1.0, "likely_threshold": 1.0}, "threshold"),
         ({"threshold": float("nan")}, "threshold"),

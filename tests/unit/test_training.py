@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Generator
 from triage.card import Thorax
 from triage.errors import TriageError
 from triage.learning.augmentation import augmented, histograms_of, rising_curves, with_borrowed_detail, with_tone
-from triage.learning.calibration import HIGHEST, LOWEST, likely_threshold, sensitive_threshold, temperature_of
+from triage.learning.calibration import HIGHEST, LOWEST, calibration_of, likely_threshold, sensitive_threshold
 from triage.learning.films import BACTERIAL, NORMAL, VIRAL, LabelledFilm, folds_by_patient, groups, labelled, patient_of
 from triage.learning.fitting import batches, class_weights
 from triage.learning.imagenet import own_name
@@ -233,11 +234,31 @@ def test_start_weights_find_their_place(theirs: str, ours: str) -> None:
 # How figures are reckoned
 
 
-def test_temperature_undoes_overconfidence() -> None:
+def test_calibration_undoes_overconfidence_and_a_leaning() -> None:
     rng = np.random.default_rng(1)
-    logits = rng.normal(size=(5_000, 3)) * 2
+    logits = rng.normal(size=(20_000, 3)) * 2
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)  # drawn from the softmax of the logits
-    assert temperature_of(logits * 3, labels) == pytest.approx(3, rel=0.1)
+    found = calibration_of((logits - [0, 0.8, -0.6]) * 3, labels)
+    assert found.temperature == pytest.approx(3, rel=0.05)
+    to_half_of_them = math.log((labels == NORMAL).mean() / (labels != NORMAL).mean())
+    assert found.bias == pytest.approx((0, 0.8 + to_half_of_them, -0.6 + to_half_of_them), abs=0.1)
+
+
+def test_calibration_does_not_depend_on_how_many_of_the_films_are_ill() -> None:
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(20_000, 3)) * 2
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    kept = (labels == 0) | (rng.random(len(labels)) < 0.2)
+    everyone, few_ill = calibration_of(logits, labels), calibration_of(logits[kept], labels[kept])
+    assert few_ill.temperature == pytest.approx(everyone.temperature, rel=0.1)
+    assert few_ill.bias == pytest.approx(everyone.bias, abs=0.15)
+
+
+def test_calibration_of_films_told_apart_without_a_fault_stays_finite() -> None:
+    labels = np.arange(300) % 3
+    found = calibration_of(np.eye(3)[labels] * 5, labels)
+    assert 0.05 < found.temperature < 1
+    assert np.isfinite(found.bias).all()
 
 
 def test_threshold_misses_no_more_than_it_may() -> None:

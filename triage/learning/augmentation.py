@@ -17,6 +17,8 @@ from triage.vision.crop import smoothed, stretched, widened
 LEVELS = 256
 # Share of the films that borrow another's exposure, and another's sharpness. The rest stay as they came.
 BORROWING = 0.7
+# Bars of collimation reach at most so far into a crop, each side. On films framed tightly they cover lung.
+WIDEST_BAR = 0.12
 # Detail: from so many waves across a film on. Coarser ones are the child.
 COARSEST_DETAIL = 8
 # A film's detail is raised or lowered at most so many times: more would be noise.
@@ -44,7 +46,7 @@ def augmented(
     x = with_sharpness(x, generator)
     x = with_noise(x, generator)
     x = with_patches(x, generator)
-    x = with_borders(x, generator)
+    x = with_borders(x, generator, widest=WIDEST_BAR)
     return restretched(x, generator, percentiles)
 
 
@@ -191,10 +193,10 @@ def with_patches(x: Tensor, generator: Generator) -> Tensor:
     return torch.where(plate, uniform(generator, 0, 1, count, 1, 1, 1), x)
 
 
-def with_borders(x: Tensor, generator: Generator) -> Tensor:
-    """Collimation that reaches into the crop, for a quarter of the films: bars of up to 6 % a side, mostly black."""
+def with_borders(x: Tensor, generator: Generator, *, widest: float = 0.06) -> Tensor:
+    """Collimation that reaches into a quarter of the films: bars of up to ``widest`` of each side, mostly black."""
     count, side = len(x), x.shape[-1]
-    width = uniform(generator, -0.06, 0.06, count, 4, 1)
+    width = uniform(generator, -widest, widest, count, 4, 1)
     pixel = (torch.arange(side, device=generator.device) + 0.5) / side
     near, far = pixel < width[:, :2], pixel > 1 - width[:, 2:]  # (N, 2, S)
     bars = near | far

@@ -79,7 +79,7 @@ def answers(
             scores = None if pixels is None else next(found)
             logits = out_of_fold.of(digest_of(pixels)) if out_of_fold and pixels is not None else None
             if scores is not None and logits is not None:
-                (scores,) = probabilities(logits[None], films=1, temperature=classifier.card.temperature)
+                (scores,) = probabilities(logits[None], films=1, calibration=classifier.card.calibration)
             yield Answer(film=film, scores=scores, trained_on=logits is not None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,17 +56,13 @@ class View:
     thorax: Thorax
     device: torch.device
 
-    def changed(self, films: Films, rows: Tensor, generator: Generator, *, as_used: bool = False) -> Tensor:
-        """Crops (N, 1, S, S) in [0, 1] of the films in ``rows``, each augmented its own way.
-
-        Smoothed only ``as_used``: whether a network fitted to smooth films does better has not been tried.
-        """
+    def changed(self, films: Films, rows: Tensor, generator: Generator) -> Tensor:
+        """Crops (N, 1, S, S) in [0, 1] of the films in ``rows``, each augmented its own way."""
         pixels, histograms, boxes = (
             part[rows].to(self.device) for part in (films.smooth, films.histograms, films.boxes)
         )
         percentiles = self.preprocessing.stretch_percentiles
-        thorax = self.thorax if as_used else replace(self.thorax, smoothing_px=0.0)
-        return augmented(pixels, histograms, boxes, generator, thorax=thorax, percentiles=percentiles)
+        return augmented(pixels, histograms, boxes, generator, thorax=self.thorax, percentiles=percentiles)
 
     def z_score(self, crops: Tensor) -> Tensor:
         crops = (crops - self.preprocessing.mean) / self.preprocessing.std

@@ -45,7 +45,7 @@ def judged(network: EfficientNetLite0, films: Films, view: View, recipe: Recipe)
     parts = torch.split(torch.arange(len(films)), _AT_ONCE)
     plain = [network(view.z_score(plain_crops(films, rows, view))) for rows in parts]
     copies = [
-        [network(view.z_score(view.changed(films, rows, generator, as_used=True))) for rows in parts]
+        [network(view.z_score(view.changed(films, rows, generator))) for rows in parts]
         for _ in range(recipe.shifted_copies)
     ]
     return Answers(plain=_logits(plain), shifted=np.stack([_logits(copy) for copy in copies]))

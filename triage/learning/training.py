@@ -1,7 +1,7 @@
 """From labelled films to weights and a card: locate the thorax, fit fold by fold, judge, then fit to all of them.
 
 Every film is judged once by a network that saw neither it nor another film of its patient. On those answers, for films
-as they are and as other devices would have made them, stand temperature, thresholds and figures. The network that is
+as they are and as other devices would have made them, stand calibration, thresholds and figures. The network that is
 kept is fitted to all films in the same way.
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from triage.card import Card, Preprocessing, Thorax, write_card
+from triage.card import Calibration, Card, Preprocessing, Thorax, write_card
 from triage.learning.about import PEDIATRIC_CXR, About, read_about
-from triage.learning.calibration import likely_threshold, operating_curve, temperature_of, threshold_with_margin
+from triage.learning.calibration import calibration_of, likely_threshold, operating_curve, threshold_with_margin
 from triage.learning.evaluation import metrics
 from triage.learning.films import NORMAL, folds_by_patient, groups, labelled_films
 from triage.learning.filmset import Films, load_films
@@ -155,7 +155,7 @@ def out_of_fold(films: Films, folds: Sequence[int], work: Work) -> Answers:
         network = fitted(films.at(rest), f"fold-{fold}", work)
         answers.fill(theirs, judged(network, films.at(theirs), work.view, work.recipe))
         found = metrics(
-            probabilities(answers.plain[theirs], films=len(theirs), temperature=1.0),
+            probabilities(answers.plain[theirs], films=len(theirs), calibration=Calibration(temperature=1.0)),
             films.at(theirs).films,
             threshold=0.5,
         )
@@ -169,11 +169,11 @@ def fitted(films: Films, name: str, work: Work) -> EfficientNetLite0:
 
 
 def card_of(weights: bytes, films: Films, answers: Answers, work: Work, date: str) -> Card:
-    """Temperature, thresholds and figures are those of answers out of fold."""
+    """Calibration, thresholds and figures are those of answers out of fold."""
     recipe, labels = work.recipe, films.labels.numpy()
     copies = 1 + recipe.shifted_copies
-    temperature = temperature_of(answers.all(), np.tile(labels, copies))
-    scores = probabilities(answers.all(), films=copies * len(films), temperature=temperature)
+    calibration = calibration_of(answers.all(), np.tile(labels, copies))
+    scores = probabilities(answers.all(), films=copies * len(films), calibration=calibration)
     p_pneumonia, positive = 1 - scores[:, NORMAL], np.tile(labels != NORMAL, copies)
     threshold = threshold_with_margin(
         p_pneumonia,
@@ -191,7 +191,8 @@ def card_of(weights: bytes, films: Films, answers: Answers, work: Work, date: st
         population=work.about.population,
         threshold=threshold,
         likely_threshold=likely_threshold(p_pneumonia, positive, ppv=recipe.likely_ppv, least=threshold),
-        temperature=temperature,
+        temperature=calibration.temperature,
+        bias=calibration.bias,
         sha256=hashlib.sha256(weights).hexdigest(),
         date=date,
         curve=operating_curve(p_pneumonia, positive),

@@ -13,7 +13,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as serialised
 from torch import Tensor
 
-from triage.card import Card, Thorax, read_card
+from triage.card import Calibration, Card, Thorax, read_card
 from triage.errors import CardMismatchError, NotAnalysed, Reason
 from triage.study import Finding
 from triage.vision.crop import cropped, widened
@@ -94,7 +94,7 @@ class Classifier:
 
         Raise NotAnalysed (model output invalid) rather than return a number that cannot be trusted.
         """
-        return probabilities(self.logits(batch), films=len(batch), temperature=self.card.temperature)
+        return probabilities(self.logits(batch), films=len(batch), calibration=self.card.calibration)
 
     def findings(self, batch: NDArray[np.float32]) -> list[Finding]:
         """Films as for ``score`` to one finding each, in their order; one that cannot be judged carries its reason."""
@@ -110,7 +110,7 @@ class Classifier:
         if np.isnan(likeness):
             logits = np.full_like(logits, np.nan)
         try:
-            (odds,) = probabilities(logits[None], films=1, temperature=self.card.temperature)
+            (odds,) = probabilities(logits[None], films=1, calibration=self.card.calibration)
         except NotAnalysed as outcome:
             return Finding(weights_sha256=self.card.sha256, reason=outcome.reason)
         normal, bacterial, viral = (float(p) for p in odds)
@@ -134,19 +134,20 @@ class Classifier:
     def crop_logits(self, crops: NDArray[np.float32]) -> Tensor:
         """Calibrated logits (N, 3) of what ``crops`` makes of films, (N, S, S), or of changed versions of it."""
         parts = torch.split(self.normalised(crops), LARGEST_PASS[self.device.type])
-        return torch.cat([self.network(part) for part in parts]) / self.card.temperature
+        logits = torch.cat([self.network(part) for part in parts])
+        return logits / self.card.temperature + logits.new_tensor(self.card.bias)
 
     def _pass(self, films: Tensor) -> tuple[Tensor, Tensor]:
         shown, _, likeness = self._shown(films)
         return self.network(self._z_score(shown)), likeness
 
 
-def probabilities(logits: NDArray[np.float64], *, films: int, temperature: float) -> NDArray[np.float64]:
-    """Softmax of ``logits / temperature``; raise NotAnalysed on another shape than (films, 3), NaN or infinity."""
+def probabilities(logits: NDArray[np.float64], *, films: int, calibration: Calibration) -> NDArray[np.float64]:
+    """Softmax of calibrated ``logits``; raise NotAnalysed on another shape than (films, 3), NaN or infinity."""
     if logits.shape != (films, len(CLASSES)) or not np.isfinite(logits).all():
         raise NotAnalysed(Reason.MODEL_OUTPUT_INVALID)
-    scaled = logits / temperature
-    odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    log_odds = logits / calibration.temperature + np.array(calibration.bias)
+    odds = np.exp(log_odds - log_odds.max(axis=1, keepdims=True))
     return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
@@ -202,6 +203,7 @@ def check_card(card: Card) -> None:
         f"architecture {card.architecture!r} is not {ARCHITECTURE!r}": card.architecture == ARCHITECTURE,
         f"classes {card.classes!r} are not {CLASSES!r}": card.classes == CLASSES,
         "temperature is not a finite number above 0": np.isfinite(card.temperature) and card.temperature > 0,
+        "bias is not three finite numbers": len(card.bias) == len(CLASSES) and bool(np.isfinite(card.bias).all()),
         "threshold is not between 0 and 1": 0 < card.threshold < 1,
         "likely_threshold is not between threshold and 1": card.threshold <= card.likely_threshold < 1,
         "size_px is not a positive multiple of 32": preprocessing.size_px > 0 and preprocessing.size_px % 32 == 0,
