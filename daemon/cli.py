@@ -97,6 +97,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    from daemon.absence import Absence
     from daemon.bell import bell
     from daemon.decoder import Decoder
     from daemon.leases import Times
@@ -123,6 +124,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
             rule=house.rule,
             times=Times(lease_seconds=settings.lease_seconds, job_seconds=settings.job_seconds),
             pseudonym=house.pseudonym,
+            absence=Absence(stop),
         )
         while not stop.is_set():
             if worker.classifier is None:  # films wait, marked as such, until there is a network

@@ -57,6 +57,7 @@ class House:
 
     settings: Settings
     policy: Policy
+    process: str = "triage"
 
     @cached_property
     def spool(self) -> Spool:
@@ -72,13 +73,16 @@ class House:
     @cached_property
     def store(self) -> Store:
         from triage.records import schema
+        from triage.records.postgresql import Site
         from triage.records.store import DatabaseError, Store, open_engine, shown_url
 
         where = f"database_url {shown_url(self.settings.url)}"
         if not self.settings.database_url:
             self.spool  # noqa: B018 - SQLite's folder has to be there
+        settings = self.settings
+        site = Site(process=self.process, seconds=settings.database_seconds, most=settings.database_connections_max)
         try:
-            engine = open_engine(self.settings.url)
+            engine = open_engine(settings.url, site)
         except DatabaseError as error:
             raise TriageError(f"{where}: {_complaint(error)}") from None
         try:
@@ -139,7 +143,7 @@ def open_house(process: str) -> House:
     os.umask(0o077)
     settings, policy = read_settings()
     telemetry.configure(settings.log_format, settings.log_level, process)
-    return House(settings, policy)
+    return House(settings, policy, process)
 
 
 def open_house_with_database(process: str) -> House:

@@ -35,6 +35,8 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("triage-data"), description="files, SQLite database and sockets; private to the daemon")
     database_url: str = Field("", description="sqlite:///FILE or postgresql://...; empty: SQLite in data_dir")
+    database_seconds: float = Field(10.0, ge=1, description="a PostgreSQL that answers nothing for so long is away")
+    database_connections_max: int = Field(10, ge=2, description="connections of one process to PostgreSQL")
 
     dicom_host: str = Field("0.0.0.0", description="address the receiver listens on")  # noqa: S104 - peers are listed
     dicom_port: int = Field(11112, ge=0, le=65535, description="port of the receiver; 0: any free one")

@@ -12,7 +12,7 @@ from triage.errors import LostLeaseError, Reason
 from triage.jobs import Job, RetryRule
 from triage.policy import judge
 from triage.records.intake import Intake
-from triage.records.queue import Queue
+from triage.records.queue import Queue, Result
 from triage.records.reading import Reading
 from triage.records.store import Store
 from triage.records.tables import findings, instances, jobs
@@ -32,8 +32,7 @@ def queue(store: Store) -> Queue:
 
 
 def claim(queue: Queue, worker: str = "test", seconds: float = 60) -> Job:
-    job = queue.claim(worker, seconds)
-    assert job is not None
+    (job,) = queue.claim(worker, seconds)
     return job
 
 
@@ -43,14 +42,20 @@ def lapse(store: Store) -> None:
 
 
 def finish(queue: Queue, job: Job, p_pneumonia: float = 0.95) -> None:
-    queue.finish(job, finding(p_pneumonia), judge(finding(p_pneumonia), card=CARD, policy=POLICY))
+    (priority,) = queue.finish([result(job, finding(p_pneumonia))])
+    if priority is None:
+        raise LostLeaseError
+
+
+def result(job: Job, found: Finding) -> Result:
+    return Result(job=job, finding=found, priority=judge(found, card=CARD, policy=POLICY))
 
 
 def test_jobs_are_claimed_in_the_order_they_came_and_once(store: Store, queue: Queue) -> None:
     for number in (1, 2):
         Intake(store, POLICY).receive(received(number))
     assert [claim(queue).study_instance_uid for _ in range(2)] == ["1.2.1", "1.2.2"]
-    assert queue.claim("test", 60) is None
+    assert queue.claim("test", 60) == []
 
 
 def test_many_workers_never_get_the_same_job(store: Store, queue: Queue) -> None:
@@ -59,8 +64,8 @@ def test_many_workers_never_get_the_same_job(store: Store, queue: Queue) -> None
 
     def drain(worker: int) -> list[int]:
         mine = []
-        while job := queue.claim(str(worker), 60):
-            mine.append(job.job_id)
+        while some := queue.claim(str(worker), 60, most=1 + worker % 3):
+            mine += [job.job_id for job in some]
         return mine
 
     with ThreadPoolExecutor(8) as pool:
@@ -105,13 +110,13 @@ def test_a_job_that_kills_its_workers_is_buried_and_the_study_says_why(store: St
         queue.expire(RULE)
     (entry,) = Reading(store).worklist()
     assert (entry.analysis, entry.reason, entry.flagged) == ("not_analysed", "internal_error", False)
-    assert queue.claim("test", 60) is None
+    assert queue.claim("test", 60) == []
 
 
 def claim_when_due(queue: Queue) -> Job:
     for _ in range(1000):
-        if job := queue.claim("test", 60):
-            return job
+        if some := queue.claim("test", 60):
+            return some[0]
     raise AssertionError("the job never became due")
 
 
@@ -127,7 +132,7 @@ def test_the_leases_of_a_dead_worker_are_taken_back_by_name(store: Store, queue:
 def test_a_passing_failure_waits_longer_each_time_and_a_final_one_ends_at_once(store: Store, queue: Queue) -> None:
     Intake(store, POLICY).receive(received(1))
     assert queue.fail(claim(queue), Reason.DECODE_CRASH, RetryRule(attempts_max=2, delay_seconds=60)) is None
-    assert queue.claim("test", 60) is None  # not due yet
+    assert queue.claim("test", 60) == []  # not due yet
     Intake(store, POLICY).receive(received(2))
     ended = queue.fail(claim(queue), Reason.DECODE_ERROR, RULE)
     assert ended is not None
@@ -149,7 +154,8 @@ def test_the_same_result_twice_is_one_row(store: Store, queue: Queue) -> None:
     job = claim(queue)
     finish(queue, job)
     with store.writing() as connection:
-        store.write_finding(connection, job.instance_id, finding(0.9), judge(finding(0.9), card=CARD, policy=POLICY))
+        found = (job.instance_id, finding(0.9), judge(finding(0.9), card=CARD, policy=POLICY))
+        store.write_findings(connection, [found])
         assert connection.execute(select(func.count()).select_from(findings)).scalar_one() == 1
 
 
@@ -159,7 +165,7 @@ def test_a_later_lower_result_never_lowers_the_study(store: Store, queue: Queue)
     finish(queue, claim(queue), 0.95)
     finish(queue, claim(queue), 0.01)
     failed = Finding(reason=Reason.BAD_PIXELS)
-    queue.finish(claim(queue), failed, judge(failed, card=CARD, policy=POLICY))
+    queue.finish([result(claim(queue), failed)])
     (entry,) = Reading(store).worklist()
     assert (entry.flagged, entry.p_pneumonia) == (True, 0.95)
 

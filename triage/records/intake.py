@@ -63,7 +63,7 @@ class Intake:
             instance_id = self._insert_instance(connection, received, episode, conflict=conflict)
             self._queue_or_explain(connection, instance_id, received)
             self._update_study(connection, study, received, conflict=conflict, is_new=is_new)
-            self._store.settle(connection, header.study_instance_uid, self._policy)
+            self._store.settle(connection, [header.study_instance_uid], self._policy)
             return Receipt(conflict=conflict, reopened=reopened, queued=received.not_analysed is None)
 
     def check_policy(self) -> None:
@@ -155,7 +155,7 @@ class Intake:
         if received.not_analysed is not None:
             finding = Finding(reason=received.not_analysed)
             priority = rules.not_analysed(received.not_analysed, self._policy)
-            self._store.write_finding(connection, instance_id, finding, priority)
+            self._store.write_findings(connection, [(instance_id, finding, priority)])
             return
         row = {
             "instance_id": instance_id,
