@@ -143,6 +143,7 @@ def schedule() -> None:
     stop = lifecycle.stop_on_signals()
     need_database(house)
     from daemon.scheduler import Sweeps, run
+    from daemon.turn import turn
 
     settings = house.settings
     sweeps = Sweeps(
@@ -156,7 +157,8 @@ def schedule() -> None:
         retention_days=settings.retention_days,
         free_mib_min=settings.disk_free_mib_min,
     )
-    run(sweeps, settings.sweep_seconds, stop)
+    grace_seconds = settings.lease_seconds / 2 if house.store.backend == "postgresql" else 0.0
+    run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds)
 
 
 @app.command()

