@@ -197,7 +197,7 @@ def build_listener(house: House) -> Listener:
         peers=peers,
         strict_loopback=settings.dicom_strict_loopback,
         tls=build_tls(settings),
-        on_store=receiver.store,
+        on_store=receiver.begin,
         on_association_end=log_association,
         refuse=Watermark(house.spool, settings.disk_free_mib_min),
     )

@@ -69,7 +69,7 @@ def test_a_disk_that_fails_leaves_nothing_behind(spool: Spool, monkeypatch: pyte
     if step == "fsync":
         monkeypatch.setattr(module.os, "fsync", fail)
     else:
-        monkeypatch.setattr(Spool, "_write_durably", fail)
+        monkeypatch.setattr(module.os, "write", fail)
     with pytest.raises(OSError, match="No space"):
         spool.write(HEADER, b"data set")
     assert [path for path in spool.root.rglob("*") if path.is_file()] == []

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.charset import STAND_ALONE_ENCODINGS, decode_bytes, python_encoding
+from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID
 
 from triage.study import ClinicalPriority, Header
 from triage.vision.part10 import read_part10
@@ -52,6 +54,8 @@ _KEYWORDS = (
     "RequestAttributesSequence",
     "RequestedProcedurePriority",
 )
+# Float, Double Float and Pixel Data: what dcmread takes for the end of the header.
+_PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 HEADER_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in _KEYWORDS]
 
 # DICOM's terms are STAT, HIGH, ROUTINE, MEDIUM, LOW (PS3.3 C.4.11); many systems send HL7's (table 0485) or words.
@@ -88,6 +92,22 @@ def parse_header(source: Path | bytes | bytearray | memoryview) -> Header:
     """Header of a Part 10 file, pixels not read. Raise NotAnalysed where no data set can be made out, else OSError."""
     with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
         return read_header(read_part10(file, tags=HEADER_TAGS, stop_before_pixels=True))
+
+
+def parse_head(head: bytes | bytearray, transfer_syntax_uid: str) -> Header | None:
+    """Header of a data set that begins with these bytes, little endian; None if they do not reach its pixels."""
+    reached = False
+
+    def at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        nonlocal reached
+        reached = reached or tag in _PIXEL_TAGS
+        return reached
+
+    implicit = UID(transfer_syntax_uid).is_implicit_VR
+    with suppress(Exception):  # cut off in the middle of an element, or worse: the whole file will tell
+        dataset = read_dataset(io.BytesIO(head), implicit, True, stop_when=at_pixels, specific_tags=HEADER_TAGS)  # noqa: FBT003 - pydicom's own order: implicit VR, little endian
+        return read_header(dataset, transfer_syntax_uid) if reached else None
+    return None
 
 
 def read_header(dataset: Dataset, transfer_syntax_uid: str = "") -> Header:
