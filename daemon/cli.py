@@ -65,7 +65,8 @@ def serve() -> None:
     house.store.engine.dispose()
     log().info("started", version=version("worklist-triage"), database=backend, policy=house.policy.version)
     workers = {f"worker-{n}": ("work", "--name", f"worker-{n}") for n in range(1, house.settings.workers + 1)}
-    children = {"receiver": ("receive",), **workers, "scheduler": ("schedule",), "web": ("web",)}
+    receivers = {f"receiver-{n}": ("receive",) for n in range(1, house.settings.receivers + 1)}
+    children = {**receivers, **workers, "scheduler": ("schedule",), "web": ("web",)}
     raise typer.Exit(lifecycle.Supervisor(children).run(stop))
 
 

@@ -256,7 +256,8 @@ class Listener:
     """Listens from ``start`` to ``stop``. The callbacks run in the connections' threads and must be thread-safe.
 
     ``on_store`` says where a data set goes; if anything there raises, the sender is told A700 and the association lives
-    on. ``refuse`` true means "not now" (low disk, say): peers are told to try again later.
+    on. ``refuse`` true means "not now" (low disk, say): peers are told to try again later. ``shares_port``: with other
+    processes that say so too; the kernel deals connections out (SO_REUSEPORT).
     """
 
     def __init__(  # noqa: PLR0913 - each is named where it is given
@@ -272,11 +273,13 @@ class Listener:
         on_association_end: Callable[[AssociationSummary], None],
         refuse: Callable[[], bool],
         strict_loopback: bool = False,
+        shares_port: bool = False,
     ) -> None:
         self.limits = limits
         self.on_store = on_store
         self._rules = Rules(ae_title=ae_title, peers=tuple(peers), strict_loopback=strict_loopback)
         self._address = (host, port)
+        self._shares_port = shares_port
         self._tls = tls
         self._on_association_end = on_association_end
         self._refuse = refuse
@@ -288,7 +291,13 @@ class Listener:
         """Raise OSError if the address cannot be bound, ValueError if the AE title is not one."""
         silence_libraries()
         self._server = ListenerServer(
-            self._make_ae(), self._address, self._tls, self.limits, ConnectionHandler, self._on_refused
+            self._make_ae(),
+            self._address,
+            self._tls,
+            self.limits,
+            ConnectionHandler,
+            self._on_refused,
+            shares_port=self._shares_port,
         )
         self._server.listener = self
         self._accepting = threading.Thread(

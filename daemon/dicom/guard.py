@@ -229,8 +229,11 @@ class GuardedServer(ThreadedAssociationServer):
         limits: ListenerLimits,
         request_handler: Callable[..., RequestHandler],
         on_refused: Callable[[Endpoint, Outcome], None],
+        *,
+        shares_port: bool = False,
     ) -> None:
         self.limits = limits
+        self._shares_port = shares_port
         self.request_queue_size = limits.backlog
         self.slots = Slots(limits)
         self._on_refused = on_refused
@@ -241,6 +244,8 @@ class GuardedServer(ThreadedAssociationServer):
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
             cast("socket.socket", self.socket).setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if self._shares_port:
+            cast("socket.socket", self.socket).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         super().server_bind()
 
     def get_request(self) -> tuple[socket.socket, Any]:

@@ -86,6 +86,7 @@ class Inlet:
 
     def drain(self, seconds: float) -> None:
         """Read and forget, until the peer has closed: closing before would take our last words away from it."""
+        self.end_message()
         deadline = time.monotonic() + seconds
         while True:
             self._start = self._end = 0

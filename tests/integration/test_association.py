@@ -320,3 +320,14 @@ def test_pynetdicom_still_keeps_its_state_where_we_read_it() -> None:
     assert names <= vars(stock.dul).keys()
     assert ("Evt7", "Sta3") in fsm.TRANSITION_TABLE
     assert {"_start_time", "_end_time"} <= vars(timer.Timer(1)).keys()
+
+
+def test_several_listeners_share_a_port_if_they_say_so() -> None:
+    with listening(shares_port=True) as first, listening(shares_port=True, port=first.port) as second:
+        for _ in range(40):
+            assert first.can_echo()
+        assert wait_for(lambda: len(first.ends) + len(second.ends) == 40)
+        assert first.ends
+        assert second.ends
+    with listening() as alone, pytest.raises(OSError, match="in use"), listening(port=alone.port):
+        pass

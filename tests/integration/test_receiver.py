@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import dsutils
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import OperationalError
 
 from daemon.arrival import Arrivals, ContradictionError
 from daemon.bell import Ringer, SocketBell
 from daemon.dicom.association import StoreRequest
-from daemon.receiver import STATUS_OF, Receiver, Watermark
+from daemon.receiver import HEAD_BYTES, STATUS_OF, InstanceDeposit, Receiver, Watermark
 from daemon.spool import Draft, Spool
 from daemon.telemetry import Pseudonym
 from making import CR, POLICY, data_set, encoded
@@ -41,19 +42,15 @@ def receiver(engine: Engine, spool: Spool) -> Iterator[Receiver]:
     ringer.close()
 
 
-def stored(
-    receiver: Receiver, content: bytes, sop_instance_uid: str = "1.2.3.1", sop_class_uid: str = CR, pieces: int = 3
-) -> int:
+def begun(receiver: Receiver, **changes: str) -> InstanceDeposit:
+    uids = {"sop_class_uid": CR, "sop_instance_uid": "1.2.3.1", "transfer_syntax_uid": ExplicitVRLittleEndian}
+    request = StoreRequest(calling_ae="PACS", called_ae="TRIAGE", address="127.0.0.1", **(uids | changes))
+    return receiver.begin(request)
+
+
+def stored(receiver: Receiver, content: bytes, pieces: int = 3, **changes: str) -> int:
     """The status of a data set that comes in pieces."""
-    request = StoreRequest(
-        calling_ae="PACS",
-        called_ae="TRIAGE",
-        address="127.0.0.1",
-        sop_class_uid=sop_class_uid,
-        sop_instance_uid=sop_instance_uid,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-    )
-    deposit, size = receiver.begin(request), max(1, -(-len(content) // pieces))
+    deposit, size = begun(receiver, **changes), max(1, -(-len(content) // pieces))
     for start in range(0, len(content), size):
         deposit.write(memoryview(content)[start : start + size])
     return deposit.finish()
@@ -131,6 +128,28 @@ def test_bytes_that_cannot_be_parsed_are_kept_and_listed(receiver: Receiver, eng
     assert stored(receiver, nested) == 0x0000
     ((_, analysis, reason),) = worklist(engine)
     assert (analysis, reason, kept(spool)) == ("not_analysed", "decode_error", 1)
+
+
+def test_an_instance_that_does_not_come_to_its_end_leaves_nothing(receiver: Receiver, spool: Spool) -> None:
+    deposit = begun(receiver)
+    deposit.write(memoryview(encoded(data_set())))
+    assert list((spool.root / "incoming").iterdir())
+    deposit.discard()
+    assert [path for path in (spool.root / "incoming").rglob("*") if path.is_file()] == []
+    assert kept(spool) == 0
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+@pytest.mark.parametrize("text_bytes", [10, HEAD_BYTES])
+def test_a_header_longer_than_what_is_kept_of_it_is_read_from_the_file(
+    receiver: Receiver, engine: Engine, syntax: str, text_bytes: int
+) -> None:
+    made = data_set(TextValue="x" * text_bytes, BitsAllocated=16, PixelRepresentation=0, PixelData=bytes(8))
+    content = dsutils.encode(made, is_implicit_vr=syntax == ImplicitVRLittleEndian, is_little_endian=True)
+    deposit = begun(receiver, transfer_syntax_uid=syntax)
+    deposit.write(memoryview(content))
+    assert deposit.finish() == 0
+    assert worklist(engine) == [("1.2.1", "pending", None)]
 
 
 def test_a_full_disk_is_out_of_resources_and_mends_by_itself(
