@@ -6,10 +6,11 @@ On PostgreSQL a study's row is locked before anything of it is changed, so that 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from datetime import datetime
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import (
@@ -118,9 +119,10 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._reading = engine.execution_options(reads_only=True)
-        alone = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
-        self._at_once = engine.execution_options(**alone)
+        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         self.clock = CLOCKS[engine.dialect.name]
+        # Who finds SQLite's one lock taken sleeps for milliseconds before another look; threads can do better.
+        self._turn = Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
     @property
     def backend(self) -> str:
@@ -131,9 +133,11 @@ class Store:
         """PostgreSQL alone: a connection beside the pool, autocommitting. Raise psycopg.OperationalError."""
         return own_connection(self.engine)
 
-    def writing(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
         """Commit at the end unless the block raises."""
-        return self.engine.begin()
+        with self._turn, self.engine.begin() as connection:
+            yield connection
 
     def reading(self) -> AbstractContextManager[Connection]:
         """Never takes SQLite's write lock."""
@@ -141,6 +145,8 @@ class Store:
 
     def at_once(self) -> AbstractContextManager[Connection]:
         """For a single statement: a transaction of its own, on PostgreSQL without two more questions around it."""
+        if self.backend == "sqlite":
+            return self.writing()
         return self._at_once.begin()
 
     def now(self) -> ColumnElement[datetime]:
