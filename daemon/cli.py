@@ -79,6 +79,8 @@ def receive() -> None:
     need_database(house)
     house.spool.clear_incoming()
     listener = build_listener(house)
+    if house.outage:
+        house.outage.start()
     try:
         listener.start()
     except OSError as error:
@@ -88,6 +90,8 @@ def receive() -> None:
     log().info("receiving", host=house.settings.dicom_host, port=listener.port, tls=tls)
     stop.wait()
     listener.stop(grace_seconds=10.0)
+    if house.outage:
+        house.outage.stop()
 
 
 @app.command()

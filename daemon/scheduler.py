@@ -60,7 +60,9 @@ class Sweeps:
         count = 0
         while batch := self.queue.expired_files(self.retention_days):
             for instance_id, sha256, quarantined in batch:
-                self.spool.delete(sha256, quarantined=quarantined)  # first: if it fails, the next turn tries again
+                self.spool.delete(sha256)  # first: if it fails, the next turn tries again
+                if quarantined:  # set aside after its row was written, unless a crash came between
+                    self.spool.delete(sha256, quarantined=True)
                 self.queue.forget_file(instance_id)
             count += len(batch)
         # What could not even be listed has no row that would end its keeping.

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     dicom_connections_per_address_max: int = Field(25, ge=1, description="connections at a time from one address")
     dicom_instance_mib_max: int = Field(256, ge=1, description="largest instance that is received")
 
+    outage_instances_max: int = Field(10_000, ge=0, description="received while PostgreSQL is away; 0: none")
+    outage_seconds_max: float = Field(3600.0, gt=0, description="nothing is received once it has been away for longer")
+
     http_host: str = Field("127.0.0.1", description="address of the web server")
     http_port: int = Field(8080, ge=0, le=65535, description="port of the web server")
     http_allow_remote: bool = Field(
