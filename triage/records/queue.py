@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from secrets import token_hex
 from typing import Any
 
@@ -165,10 +166,22 @@ class Queue:
         ended: set[int] = set()
         for reason in {result.finding.reason for result in results}:
             alike = [result.job for result in results if result.finding.reason == reason]
-            values = {"state": state, "reason": reason, "finished_at": self._store.now(), "lease_until": None}
-            change = update(jobs).where(_all_held(alike)).values(values).returning(jobs.c.job_id)
-            ended.update(connection.execute(change).scalars())
+            numbers, pairs = [job.job_id for job in alike], [(job.job_id, job.token) for job in alike]
+            values = {"numbers": numbers, "pairs": pairs, "ended": state, "why": reason}
+            ended.update(connection.execute(self._ending, values).scalars())
         return ended
+
+    @cached_property
+    def _ending(self) -> ReturningUpdate[Any]:
+        """By number, which has an index; and then by number and token."""
+        held = tuple_(jobs.c.job_id, jobs.c.token).in_(bindparam("pairs", expanding=True)) & IS_LEASED
+        values: dict[str, Any] = {"state": bindparam("ended"), "reason": bindparam("why"), "lease_until": None}
+        return (
+            update(jobs)
+            .where(jobs.c.job_id.in_(bindparam("numbers", expanding=True)) & held)
+            .values({**values, "finished_at": self._store.now()})
+            .returning(jobs.c.job_id)
+        )
 
     # -- sweeps ------------------------------------------------------------------------------------------------
 
@@ -238,12 +251,6 @@ class Queue:
         gone = update(instances).where(instances.c.instance_id == instance_id)
         with self._store.writing() as connection:
             connection.execute(gone.values(pixels_deleted_at=self._store.now()))
-
-
-def _all_held(held: Sequence[Job]) -> ColumnElement[bool]:
-    """By its number, which has an index; and then by number and token."""
-    numbers, pairs = [job.job_id for job in held], [(job.job_id, job.token) for job in held]
-    return jobs.c.job_id.in_(numbers) & tuple_(jobs.c.job_id, jobs.c.token).in_(pairs) & IS_LEASED
 
 
 _JOB_COLUMNS = ("job_id", "instance_id", "study_instance_uid", "sha256", "attempts", "token")

@@ -10,16 +10,19 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from datetime import datetime
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
 from sqlalchemy import (
     URL,
+    BindParameter,
     ColumnElement,
     Connection,
     Engine,
     RowMapping,
     Select,
+    Update,
     bindparam,
     case,
     create_engine,
@@ -167,10 +170,8 @@ class Store:
 
     def lock_studies(self, connection: Connection, study_instance_uids: Collection[str]) -> None:
         """Always in the same order: two transactions that want the same studies cannot wait for each other."""
-        if self.backend == "sqlite":
-            return  # whoever writes is alone
-        uid = studies.c.study_instance_uid
-        connection.execute(select(uid).where(uid.in_(study_instance_uids)).order_by(uid).with_for_update())
+        if self.backend == "postgresql":  # on SQLite whoever writes is alone
+            connection.execute(_LOCK_STUDIES, {"uids": list(study_instance_uids)})
 
     def insert_if_absent(self, table: Any) -> Any:  # noqa: ANN401 - two dialects' classes with no shared base
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
@@ -178,11 +179,6 @@ class Store:
 
     def write_findings(self, connection: Connection, found: Sequence[tuple[int, Finding, Priority]]) -> None:
         """(instance_id, finding, priority); one row an instance and weights: the same again replaces itself."""
-        dialect = postgresql if self.backend == "postgresql" else sqlite
-        row: dict[str, Any] = {column.name: bindparam(column.name) for column in findings.columns}
-        adding = dialect.insert(findings).values(row | {"found_at": self.now()})
-        key = list(findings.primary_key)
-        again = {column.name: column for column in adding.excluded if column.name not in findings.primary_key}
         rows = [
             {
                 "instance_id": instance_id,
@@ -194,7 +190,16 @@ class Store:
             }
             for instance_id, finding, priority in found
         ]
-        connection.execute(adding.on_conflict_do_update(index_elements=key, set_=again), rows)
+        connection.execute(self._adding_finding, rows)
+
+    @cached_property
+    def _adding_finding(self) -> Any:  # noqa: ANN401 - two dialects' classes with no shared base
+        """Made once: to put it together each time would take longer than to run it."""
+        dialect = postgresql if self.backend == "postgresql" else sqlite
+        row: dict[str, Any] = {column.name: bindparam(column.name) for column in findings.columns}
+        adding = dialect.insert(findings).values(row | {"found_at": self.now()})
+        again = {column.name: column for column in adding.excluded if column.name not in findings.primary_key}
+        return adding.on_conflict_do_update(index_elements=list(findings.primary_key), set_=again)
 
     def settle(
         self, connection: Connection, study_instance_uids: Collection[str], policy: Policy
@@ -202,26 +207,30 @@ class Store:
         """Recompute studies' priorities from the findings of their current reading. Their rows must be locked."""
         found: dict[str, list[Priority]] = {uid: [] for uid in study_instance_uids}
         open_jobs = dict.fromkeys(study_instance_uids, 0)
-        for row in connection.execute(_of_current_reading(study_instance_uids)).mappings():
+        for row in connection.execute(_OF_CURRENT_READING, {"uids": list(study_instance_uids)}).mappings():
             if row["analysis"] is not None:
                 found[row["study_instance_uid"]].append(_priority(row))
             open_jobs[row["study_instance_uid"]] += row["is_open"]
         settled = {uid: rules.combine(found[uid], open_jobs[uid], policy) for uid in sorted(study_instance_uids)}
-        for is_pending in (True, False):
+        for is_pending, change in self._settling.items():
             rows = [
                 {"uid": uid, **study_columns(priority)}
                 for uid, priority in settled.items()
                 if (priority.analysis is Analysis.PENDING) is is_pending
             ]
             if rows:
-                values: dict[str, Any] = {field.name: bindparam(field.name) for field in fields(Priority)}
-                change = update(studies).where(studies.c.study_instance_uid == bindparam("uid"))
-                analysed_at = None if is_pending else self.now()
-                connection.execute(change.values(**values, analysed_at=analysed_at), rows)
+                connection.execute(change, rows)
         return settled
 
+    @cached_property
+    def _settling(self) -> dict[bool, Update]:
+        """By whether the study is pending still."""
+        values: dict[str, Any] = {field.name: bindparam(field.name) for field in fields(Priority)}
+        change = update(studies).where(studies.c.study_instance_uid == bindparam("uid"))
+        return {True: change.values(**values, analysed_at=None), False: change.values(**values, analysed_at=self.now())}
 
-def _of_current_reading(study_instance_uids: Collection[str]) -> Select[Any]:
+
+def _of_current_reading() -> Select[Any]:
     """A row for each finding, with no finding in it where there is none, and whether the instance's job is open."""
     is_open = case((IS_OPEN, 1), else_=0).label("is_open")
     columns = [findings.c[field.name] for field in fields(Priority)]
@@ -230,8 +239,14 @@ def _of_current_reading(study_instance_uids: Collection[str]) -> Select[Any]:
         .join(studies, studies.c.study_instance_uid == instances.c.study_instance_uid)
         .outerjoin(findings, findings.c.instance_id == instances.c.instance_id)
         .outerjoin(jobs, jobs.c.instance_id == instances.c.instance_id)
-        .where(instances.c.study_instance_uid.in_(study_instance_uids) & (instances.c.episode == studies.c.episode))
+        .where(instances.c.study_instance_uid.in_(_UIDS) & (instances.c.episode == studies.c.episode))
     )
+
+
+_UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
+_UID = studies.c.study_instance_uid
+_LOCK_STUDIES = select(_UID).where(_UID.in_(_UIDS)).order_by(_UID).with_for_update()
+_OF_CURRENT_READING = _of_current_reading()
 
 
 def study_columns(priority: Priority) -> dict[str, Any]:
