@@ -109,9 +109,10 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     from daemon.worker import NETWORK_PAUSE_SECONDS, Worker
 
     settings = house.settings
+    absence = Absence(stop)
     full_name = f"{socket.gethostname()[:40]}/{name or os.getpid()}"
     if name:  # whoever had this name before is dead: its job need not wait for the lease to run out
-        house.queue.expire(house.rule, worker=full_name)
+        absence.outlast(lambda: house.queue.expire(house.rule, worker=full_name))
     listening = bell(house.store, settings.data_dir)
     with ExitStack() as stack:
         count = settings.decoders or max(2, os.cpu_count() or 1)  # two, so that one slow film does not stop the rest
@@ -129,7 +130,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
             rule=house.rule,
             times=Times(lease_seconds=settings.lease_seconds, job_seconds=settings.job_seconds),
             pseudonym=house.pseudonym,
-            absence=Absence(stop),
+            absence=absence,
         )
         while not stop.is_set():
             if worker.classifier is None:  # films wait, marked as such, until there is a network

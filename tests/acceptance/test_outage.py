@@ -33,7 +33,7 @@ def test_an_outage_loses_and_doubles_nothing_and_is_told_once(
         command = [sys.executable, PROGRAM, promised, str(daemon.dicom_port), "0.2", *(film.path for film in made)]
         sender = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
-            wait_for(lambda: count(promised) >= 5)
+            wait_for(lambda: count(promised) >= 5 and daemon.lines("study_ranked"))
             with server.frozen():
                 before = count(promised)
                 wait_for(lambda: count(promised) >= before + 10)

@@ -58,14 +58,8 @@ def measure(out: Path) -> bool:
 
 @contextmanager
 def database() -> Iterator[str]:
-    """A new database with a backlog, on the server of TEST_POSTGRESQL_URL or one of our own."""
-    with ExitStack() as stack:
-        server = os.environ.get("TEST_POSTGRESQL_URL") or stack.enter_context(own_server()).url
-        admin = open_engine(server).execution_options(isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE IF EXISTS {NAME}"))
-            connection.execute(text(f"CREATE DATABASE {NAME}"))
-        url = make_url(server).set(database=NAME).render_as_string(hide_password=False)
+    """With a backlog."""
+    with empty_database() as url:
         engine = open_engine(url)
         schema.upgrade(engine)
         with engine.begin() as connection:
@@ -77,6 +71,18 @@ def database() -> Iterator[str]:
             connection.execute(text("CHECKPOINT"))
         engine.dispose()
         yield url
+
+
+@contextmanager
+def empty_database() -> Iterator[str]:
+    """A new one, on the server of TEST_POSTGRESQL_URL or one of our own."""
+    with ExitStack() as stack:
+        server = os.environ.get("TEST_POSTGRESQL_URL") or stack.enter_context(own_server()).url
+        admin = open_engine(server).execution_options(isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            connection.execute(text(f"DROP DATABASE IF EXISTS {NAME}"))
+            connection.execute(text(f"CREATE DATABASE {NAME}"))
+        yield make_url(server).set(database=NAME).render_as_string(hide_password=False)
         with admin.connect() as connection:
             connection.execute(text(f"DROP DATABASE {NAME} WITH (FORCE)"))
         admin.dispose()

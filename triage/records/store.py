@@ -190,7 +190,7 @@ class Store:
             }
             for instance_id, finding, priority in found
         ]
-        connection.execute(self._adding_finding, rows)
+        connection.execute(self._adding_finding, _plain(rows))
 
     @cached_property
     def _adding_finding(self) -> Any:  # noqa: ANN401 - two dialects' classes with no shared base
@@ -219,7 +219,7 @@ class Store:
                 if (priority.analysis is Analysis.PENDING) is is_pending
             ]
             if rows:
-                connection.execute(change, rows)
+                connection.execute(change, _plain(rows))
         return settled
 
     @cached_property
@@ -228,6 +228,11 @@ class Store:
         values: dict[str, Any] = {field.name: bindparam(field.name) for field in fields(Priority)}
         change = update(studies).where(studies.c.study_instance_uid == bindparam("uid"))
         return {True: change.values(**values, analysed_at=None), False: change.values(**values, analysed_at=self.now())}
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Any]:
+    """One row is an ordinary statement: for the driver many are another kind of thing, with its own costs."""
+    return rows if len(rows) > 1 else rows[0]
 
 
 def _of_current_reading() -> Select[Any]:
