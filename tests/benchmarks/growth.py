@@ -1,4 +1,4 @@
-"""What a study costs as the store grows: its receipt, claim, result, the first page and the scheduler's looks.
+"""What a study costs as the store grows: its receipt, claim and result, and the first page of the worklist.
 
 Nearly all studies have been read, as at a site; the same few hundred wait at every size. The plans of all statements
 that run for each study, page or sweep are looked at too: none may go through a whole table.
@@ -136,7 +136,7 @@ class Acts:
         self.queue.heartbeat(job, 60.0)
         self._timed("finish", lambda: self.queue.finish([Result(job=job, finding=FOUND, priority=SHOWN)]))
         self._timed("first page", lambda: self.reading.worklist(PAGE))
-        self._timed("sweep", self._sweep)
+        self._sweep()
         self.reading.close(received.header.study_instance_uid)
 
     def _sweep(self) -> None:
@@ -214,8 +214,8 @@ def show_plans(plans: dict[str, list[dict[str, Any]]], scanning: list[dict[str, 
     for name, found in plans.items():
         console.print(f"\nPlans on {name} with {SIZES[-1]:,} studies", style="bold")
         for plan in found:
-            console.print(plan["statement"][:110], markup=False, style="dim")
-            console.print(plan["plan"], markup=False)
+            console.print(plan["statement"][:110], markup=False, soft_wrap=True, style="dim")
+            console.print(plan["plan"], markup=False, soft_wrap=True)
     for plan in scanning:
         words = f"goes through the whole of {', '.join(plan['scans'])}: {plan['statement']}"
         console.print(words, markup=False, style="red")
