@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from pydicom.filereader import read_file_meta_info
 
-from daemon.spool import Spool, StoredFile
+from daemon.kept import Kept, StoredFile
 from daemon.telemetry import describe, log
 from triage.errors import NotAnalysed, Reason
 from triage.policy import ANALYSED_SOP_CLASSES
@@ -35,7 +35,7 @@ class UnidentifiableError(Exception):
 class Arrivals:
     """Turns stored files into rows. Repeating it for the same file changes nothing."""
 
-    spool: Spool
+    kept: Kept
     intake: Intake
 
     def admit(self, stored: StoredFile, calling_ae: str = "") -> tuple[ReceivedInstance, Receipt]:
@@ -47,10 +47,10 @@ class Arrivals:
             # Nothing can be made out but the command: list it under a key of our own rather than lose it.
             return self._receive(stored, _keyed(command), calling_ae, outcome.reason)
         if not header.sop_instance_uid or not header.sop_class_uid:
-            self.spool.quarantine(stored)
+            self.kept.quarantine(stored.sha256)
             raise UnidentifiableError
         if not _same(header, command):
-            self.spool.quarantine(stored)
+            self.kept.quarantine(stored.sha256)
             if _UID.fullmatch(header.study_instance_uid):
                 self._receive(stored, header, calling_ae, Reason.QUARANTINED)
             raise ContradictionError

@@ -1,4 +1,4 @@
-"""Bytes arrive: on disk and fsynced, in the database and committed, only then Success.
+"""Bytes arrive: on disk and fsynced, kept where films are kept, in the database and committed, only then Success.
 
 No pixel is decoded here, and nothing the analysis does can change an answer. A failure status means "lost for ever" at
 many senders, so whatever can be kept and listed is: an unusual object is stored and shown as "not analysed".
@@ -27,7 +27,7 @@ SUCCESS = 0x0000
 STATUS_OF: tuple[tuple[type[Exception], int, str], ...] = (
     (ContradictionError, 0xA900, "data set does not match SOP class"),
     (UnidentifiableError, 0xC000, "cannot understand"),
-    (OSError, 0xA700, "out of resources: disk"),
+    (OSError, 0xA700, "out of resources: disk or pixel store"),
     (DatabaseError, 0xA700, "out of resources: database"),
     (MemoryError, 0xA700, "out of resources: memory"),
     (Exception, 0xA700, "out of resources: unforeseen"),
@@ -67,7 +67,10 @@ class Receiver:
             raise UnidentifiableError
         part10 = part10_header(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
         stored = self.spool.write(part10, request.data_set)
-        received, receipt = self.arrivals.admit(stored, request.calling_ae)
+        try:
+            received, receipt = self.arrivals.admit(stored, request.calling_ae)
+        finally:
+            self.spool.let_go(stored)
         if receipt.queued:
             self.ringer.ring()
         return received, receipt

@@ -200,10 +200,12 @@ def _read(request: Request) -> bytes:
         if request.path.stat().st_size > request.limits.file_bytes:
             raise NotAnalysed(Reason.TOO_LARGE)
         content = request.path.read_bytes()
-    except OSError:
-        raise NotAnalysed(Reason.DECODE_ERROR) from None
+    except OSError as error:
+        # Where the folder is gone too, it is the disk that is missing.
+        is_gone = isinstance(error, FileNotFoundError) and request.path.parent.is_dir()
+        raise NotAnalysed(Reason.PIXELS_DAMAGED if is_gone else Reason.PIXELS_UNREADABLE) from None
     if hashlib.sha256(content).hexdigest() != request.sha256:
-        raise NotAnalysed(Reason.DECODE_ERROR)
+        raise NotAnalysed(Reason.PIXELS_DAMAGED)
     return content
 
 

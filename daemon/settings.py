@@ -36,6 +36,16 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("triage-data"), description="files, SQLite database and sockets; private to the daemon")
     database_url: str = Field("", description="sqlite:///FILE or postgresql://...; empty: SQLite in data_dir")
 
+    pixel_store: str = Field(
+        "",
+        pattern=r"^(s3://[a-z0-9][a-z0-9._-]+(/[\w./-]*)?)?$",
+        description="s3://BUCKET/PREFIX: films are kept there, with credentials of AWS_* variables; empty: in data_dir",
+    )
+    pixel_store_endpoint: str = Field(
+        "", pattern=r"^(https?://.+)?$", description="https://HOST:PORT of an S3 store that is not Amazon's"
+    )
+    pixel_store_seconds: float = Field(20.0, gt=0, description="deadline for each request to it, with all its retries")
+
     dicom_host: str = Field("0.0.0.0", description="address the receiver listens on")  # noqa: S104 - peers are listed
     dicom_port: int = Field(11112, ge=0, le=65535, description="port of the receiver; 0: any free one")
     dicom_ae_title: str = Field("TRIAGE", pattern=r"^[!-\[\]-~]{1,16}$", description="our AE title")
@@ -110,6 +120,8 @@ class Settings(BaseSettings):
             )
         if self.job_seconds <= self.decode_seconds:
             raise ValueError("job_seconds must be more than decode_seconds: decoding is only a part of a job")
+        if self.pixel_store and self.job_seconds <= self.decode_seconds + self.pixel_store_seconds:
+            raise ValueError("job_seconds must be more than decode_seconds and pixel_store_seconds together")
         for peer in self.dicom_peers:
             split_peer(peer)
         return self

@@ -16,12 +16,12 @@ from functools import partial
 from daemon.bell import PostgresBell, SocketBell
 from daemon.decoder import Decoder, Look
 from daemon.film import decoded, findings
+from daemon.kept import Kept
 from daemon.leases import Leases, Times
 from daemon.line import Line, Looked
-from daemon.spool import Spool
 from daemon.telemetry import Pseudonym, describe, log
-from triage.errors import LostLeaseError, Reason
-from triage.jobs import PASSING, Job, RetryRule
+from triage.errors import LostLeaseError, NotAnalysed, Reason
+from triage.jobs import PASSING, WAITING, Job, RetryRule
 from triage.policy import Policy, judge
 from triage.records.queue import Queue
 from triage.records.store import DatabaseError
@@ -33,6 +33,8 @@ LOOK_SECONDS = 1.0
 _DATABASE_PAUSE_SECONDS = 1.0
 # Without a network: how long a film waits for the next look, and a worker before the network is loaded again.
 NETWORK_PAUSE_SECONDS = 30.0
+# How long a film waits that cannot be read from where it is kept.
+READING_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Worker:
 
     name: str
     queue: Queue
-    spool: Spool
+    kept: Kept
     decoders: Sequence[Decoder]
     classifier: Classifier | None
     batch_max: int
@@ -97,7 +99,10 @@ class Worker:
 
     def _look(self, classifier: Classifier, job: Job, decoder: Decoder) -> Look:
         try:
-            return decoded(self.spool.path(job.sha256), job.sha256, decoder, classifier.card, self.policy)
+            with self.kept.reading(job.sha256) as path:
+                return decoded(path, job.sha256, decoder, classifier.card, self.policy)
+        except NotAnalysed as outcome:
+            return Look(reason=outcome.reason)
         except Exception as error:  # noqa: BLE001 - one bad film costs one film, never the worker
             log().error("analysis_failed", study=self.pseudonym(job.study_instance_uid), **describe(error))
             return Look(reason=Reason.INTERNAL_ERROR)
@@ -129,6 +134,9 @@ class Worker:
         """The study's new priority; None if the job will be tried again."""
         if finding.reason in PASSING:
             return self.queue.fail(job, finding.reason, self.rule)
+        if finding.reason in WAITING:
+            self.queue.defer(job, finding.reason, READING_PAUSE_SECONDS)
+            return None
         return self.queue.finish(job, finding, judge(finding, card=classifier.card, policy=self.policy))
 
     def _log(self, looked: Looked, finding: Finding, priority: Priority | None, batch: int) -> None:

@@ -279,7 +279,9 @@ class Daemon:
             engine.dispose()
 
     def files(self, room: str) -> list[Path]:
-        return sorted(path for path in (self.data_dir / room).rglob("*") if path.is_file())
+        """But the locks of those who write there."""
+        found = (self.data_dir / room).rglob("*")
+        return sorted(path for path in found if path.is_file() and path.suffix != ".lock")
 
 
 @contextmanager
