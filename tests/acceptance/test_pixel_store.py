@@ -102,6 +102,7 @@ def test_a_film_that_cannot_be_read_back_waits_and_one_that_was_altered_is_never
     wait_for(lambda: daemon.entry(altered.study)["reason"] == "pixels_damaged")
     assert [line["reason"] for line in daemon.lines("job_put_back")][-2:] == ["pixels_damaged"] * 2
     assert daemon.rows("SELECT state, attempts FROM jobs WHERE reason = 'pixels_damaged'") == [("buried", 3)]
+    assert daemon.get(f"/api/studies/{waiting.study}/explanation?kind=gradient").status_code == 503
     assert files(daemon) == []
 
 
