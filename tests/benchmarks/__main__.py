@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.benchmarks import decode, latency, network, queue, receive
+from tests.benchmarks import decode, latency, nation, network, queue, receive
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEASUREMENTS = {
@@ -14,6 +14,7 @@ MEASUREMENTS = {
     "queue": queue.measure,
     "network": network.measure,
     "decode": decode.measure,
+    "nation": nation.measure,
 }
 
 
