@@ -132,28 +132,20 @@ def show(rows: list[dict[str, float]], site: Site) -> None:
     table = Table(
         title=f"{SITES} sites, {PEAK_A_SECOND:g} films a second at the peak, {site.cores} cores + network each"
     )
-    columns = (
-        "load",
-        "films a day",
-        "ranked after p50",
-        "p95",
-        "longest",
-        "cores, peak",
-        "database, peak",
-        "disk a site",
-    )
-    for column in columns:
+    for column in ("load", "films/day", "p50", "p95", "longest", "cores", "database", "disk"):
         table.add_column(column, justify="right")
     for row in rows:
-        name = f"x {row['load']:g}" + (", an hour's outage" if row["outage"] else "")
-        seconds = (
-            f"{row[key]:.2f} s" if row[key] < 60 else f"{row[key] / 60:.0f} min" for key in ("p50", "p95", "max")
-        )
-        table.add_row(
-            name, f"{row['films_a_day']:,.0f}", *seconds, f"{row['peak_cores_busy']:.0%}", f"{row['commits_share']:.1%}",
-            f"{row['disk_tb']:.1f} TB",
-        )  # fmt: skip
+        films, cores, commits = f"{row['films_a_day']:,.0f}", f"{row['peak_cores_busy']:.0%}", row["commits_share"]
+        name = f"x {row['load']:g}" + (", outage" if row["outage"] else "")
+        waits = (spoken(row[key]) for key in ("p50", "p95", "max"))
+        table.add_row(name, films, *waits, cores, f"{commits:.0%}", f"{row['disk_tb']:.0f} TB")
     table.caption = (
-        f"{FILMS_A_YEAR / WORKING_DAYS:,.0f} films a working day is {FILMS_A_YEAR:,} a year. Simulated, one day each."
+        f"{FILMS_A_YEAR / WORKING_DAYS:,.0f} films a working day are {FILMS_A_YEAR:,} a year. One simulated day each; "
+        "from stored to ranked; cores and database at the peak; outage: one hour of it; disk of a site for a week."
     )
     Console().print(table)
+
+
+def spoken(seconds: float) -> str:
+    minute = 60
+    return f"{seconds:.2f} s" if seconds < minute else f"{seconds / minute:.0f} min"
