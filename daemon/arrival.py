@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydicom.filereader import read_file_meta_info
 
@@ -18,7 +18,7 @@ from triage.policy import ANALYSED_SOP_CLASSES
 from triage.records.intake import Intake, Receipt
 from triage.records.store import DatabaseError
 from triage.study import Header, ReceivedInstance
-from triage.vision.header import parse_header
+from triage.vision.header import parse_head, parse_header
 
 _UID = re.compile(r"[0-9.]{1,64}")
 
@@ -32,17 +32,30 @@ class UnidentifiableError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Head:
+    """The UIDs of the C-STORE command, and how its data set begins."""
+
+    command: Header
+    first_bytes: bytes | bytearray = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Arrivals:
     """Turns stored files into rows. Repeating it for the same file changes nothing."""
 
     kept: Kept
     intake: Intake
 
-    def admit(self, stored: StoredFile, calling_ae: str = "") -> tuple[ReceivedInstance, Receipt]:
-        """Raise ContradictionError or UnidentifiableError once the bytes are in quarantine and the study is listed."""
-        command = _command(stored)
+    def admit(
+        self, stored: StoredFile, calling_ae: str = "", head: Head | None = None
+    ) -> tuple[ReceivedInstance, Receipt]:
+        """Raise ContradictionError or UnidentifiableError once the bytes are in quarantine and the study is listed.
+
+        ``head``: what is known of the file without reading it.
+        """
+        command = head.command if head else _command(stored)
         try:
-            header = parse_header(stored.path)
+            header = (head and parse_head(head.first_bytes, command.transfer_syntax_uid)) or parse_header(stored.path)
         except NotAnalysed as outcome:
             # Nothing can be made out but the command: list it under a key of our own rather than lose it.
             return self._receive(stored, _keyed(command), calling_ae, outcome.reason)

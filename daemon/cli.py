@@ -66,7 +66,8 @@ def serve() -> None:
     house.store.engine.dispose()
     log().info("started", version=version("worklist-triage"), database=backend, policy=house.policy.version)
     workers = {f"worker-{n}": ("work", "--name", f"worker-{n}") for n in range(1, house.settings.workers + 1)}
-    children = {"receiver": ("receive",), **workers, "scheduler": ("schedule",), "web": ("web",)}
+    receivers = {f"receiver-{n}": ("receive",) for n in range(1, house.settings.receivers + 1)}
+    children = {**receivers, **workers, "scheduler": ("schedule",), "web": ("web",)}
     raise typer.Exit(lifecycle.Supervisor(children).run(stop))
 
 
@@ -195,12 +196,22 @@ def worklist(*, as_json: AsJson = False) -> None:
 
     where = escape(shown_url(house.settings.url))
     shown = Table(title=f"Reading worklist - for prioritisation only, not for diagnosis\n{where}")
-    for column in ("Rank", "Patient", "Accession", "Modality", "Waiting", "Status", "Why here?"):
+    for column in ("Rank", "Patient", "Accession", "Modality", "Arrived", "Waiting", "Status", "Why here?"):
         shown.add_column(column)
     for entry in entries:
         patient = f"{entry.patient_name} ({entry.patient_id})"
         waiting = f"{entry.waiting_seconds // 60} min"
-        row = (str(entry.rank), patient, entry.accession_number, entry.modality, waiting, entry.status, entry.why)
+        arrived = entry.waiting_since.astimezone().strftime("%d %b %H:%M")
+        row = (
+            str(entry.rank),
+            patient,
+            entry.accession_number,
+            entry.modality,
+            arrived,
+            waiting,
+            entry.status,
+            entry.why,
+        )
         shown.add_row(*map(escape, row))
     Console().print(shown)
 
@@ -231,7 +242,7 @@ def settings(*, as_json: AsJson = False) -> None:
         typer.echo(textwrap.fill(row.meaning + default, 76, initial_indent="    ", subsequent_indent="    "))
     typer.echo("\n# only in that file\n[policy]")
     for name, value in asdict(policy).items():
-        typer.echo(f"{name} = {json.dumps(value)}")
+        typer.echo(f"{name} = {json.dumps(value)}" if value is not None else f"# {name} is not set")
     typer.echo("\n# which comes to, with the network in use")
     for name, value in operating_point(current, policy).items():
         typer.echo(f"# {name}: {value if isinstance(value, str) else f'{value:.4g}'}")

@@ -26,6 +26,9 @@ def score(
 
     current, policy = read_settings()
     refuse_mismatch(current, policy)
+    for film in films:
+        if not film.is_file():
+            raise TriageError(f"{film}: no such file")
     results = list(score_films(films, load(current), policy, decoding_limits(current)))
     if as_json:
         typer.echo(json.dumps(results, indent=2))

@@ -222,8 +222,9 @@ def build_listener(house: House) -> Listener:
         limits=limits,
         peers=peers,
         strict_loopback=settings.dicom_strict_loopback,
+        shares_port=settings.receivers > 1,
         tls=build_tls(settings),
-        on_store=receiver.store,
+        on_store=receiver.begin,
         on_association_end=log_association,
         refuse=Watermark(house.spool, settings.disk_free_mib_min),
     )

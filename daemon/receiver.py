@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
+from daemon.arrival import Arrivals, ContradictionError, Head, UnidentifiableError
 from daemon.bell import Ringer
 from daemon.dicom.association import AssociationSummary, StoreRequest
 from daemon.dicom.negotiation import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT_EXCEEDED
-from daemon.spool import Spool, part10_header
+from daemon.kept import StoredFile
+from daemon.spool import Draft, Spool, part10_header
 from daemon.telemetry import Pseudonym, describe, log
 from triage.records.intake import Receipt
 from triage.records.store import DatabaseError
-from triage.study import ReceivedInstance
+from triage.study import Header, ReceivedInstance
 
 SUCCESS = 0x0000
+# Of a data set, kept until its header has been read: films have a few kilobytes before their pixels.
+HEAD_BYTES = 64 * 1024
 
 # What the sender is told, PS3.4 table B.2-1 and PS3.7 annex C. Only about storing, never about the analysis.
 STATUS_OF: tuple[tuple[type[Exception], int, str], ...] = (
@@ -43,37 +47,32 @@ WHY_REJECTED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Receiver:
-    """What happens to one C-STORE request. Called from many threads at once."""
+    """What happens to C-STORE requests. Called from many threads at once."""
 
     spool: Spool
     arrivals: Arrivals
     ringer: Ringer
     pseudonym: Pseudonym
 
-    def store(self, request: StoreRequest) -> int:
-        """The status to answer, from `STATUS_OF`; never raises."""
-        started = time.monotonic()
-        try:
-            received, receipt = self._keep(request)
-        except Exception as error:  # noqa: BLE001 - the table's last row is for everything
-            status = next(status for kind, status, _ in STATUS_OF if isinstance(error, kind))
-            log().error("instance_refused", status=f"{status:04X}", calling_ae=request.calling_ae, **describe(error))
-            return status
-        self._log(received, receipt, time.monotonic() - started)
-        return SUCCESS
+    def begin(self, request: StoreRequest) -> InstanceDeposit:
+        """Never raises."""
+        return InstanceDeposit(self, request)
 
-    def _keep(self, request: StoreRequest) -> tuple[ReceivedInstance, Receipt]:
-        if not len(request.data_set):
-            raise UnidentifiableError
-        part10 = part10_header(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
-        stored = self.spool.write(part10, request.data_set)
+    def refused(self, request: StoreRequest, error: Exception) -> int:
+        """The status to answer, from `STATUS_OF`."""
+        status = next(status for kind, status, _ in STATUS_OF if isinstance(error, kind))
+        log().error("instance_refused", status=f"{status:04X}", calling_ae=request.calling_ae, **describe(error))
+        return status
+
+    def admit(self, stored: StoredFile, head: Head, request: StoreRequest, began: float) -> int:
         try:
-            received, receipt = self.arrivals.admit(stored, request.calling_ae)
+            received, receipt = self.arrivals.admit(stored, request.calling_ae, head)
         finally:
             self.spool.let_go(stored)
         if receipt.queued:
             self.ringer.ring()
-        return received, receipt
+        self._log(received, receipt, time.monotonic() - began)
+        return SUCCESS
 
     def _log(self, received: ReceivedInstance, receipt: Receipt, seconds: float) -> None:
         log().info(
@@ -86,6 +85,62 @@ class Receiver:
             reason=received.not_analysed,
             seconds=seconds,
         )
+
+
+class InstanceDeposit:
+    """One instance on its way to the disk. Never raises: what went wrong is the status in the end."""
+
+    def __init__(self, receiver: Receiver, request: StoreRequest) -> None:
+        self._receiver = receiver
+        self._request = request
+        self._began = time.monotonic()
+        self._first_bytes = bytearray()
+        self._draft: Draft | None = None
+        self._error: Exception | None = None
+        uids = (request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
+        with self._noting_errors():
+            self._draft = Draft(receiver.spool, part10_header(*uids))
+
+    def write(self, part: memoryview) -> None:
+        with self._noting_errors():
+            if self._draft is not None:
+                self._first_bytes += part[: HEAD_BYTES - len(self._first_bytes)]
+                self._draft.write(part)
+
+    def finish(self) -> int:
+        status = 0
+        with self._noting_errors():
+            status = self._admitted()
+        return status if self._error is None else self._receiver.refused(self._request, self._error)
+
+    def _admitted(self) -> int:
+        if self._error is not None or self._draft is None:
+            return 0
+        if not self._first_bytes:
+            raise UnidentifiableError
+        stored, self._draft = self._draft.keep(), None
+        request = self._request
+        command = Header(
+            sop_class_uid=request.sop_class_uid,
+            sop_instance_uid=request.sop_instance_uid,
+            study_instance_uid="",
+            transfer_syntax_uid=request.transfer_syntax_uid,
+        )
+        head = Head(command=command, first_bytes=self._first_bytes)
+        return self._receiver.admit(stored, head, request, self._began)
+
+    def discard(self) -> None:
+        if self._draft is not None:
+            self._draft.discard()
+            self._draft = None
+
+    @contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the table's last row is for everything
+            self._error = self._error or error
+            self.discard()
 
 
 def log_association(summary: AssociationSummary) -> None:

@@ -48,6 +48,7 @@ class Settings(BaseSettings):
 
     dicom_host: str = Field("0.0.0.0", description="address the receiver listens on")  # noqa: S104 - peers are listed
     dicom_port: int = Field(11112, ge=0, le=65535, description="port of the receiver; 0: any free one")
+    receivers: int = Field(1, ge=1, le=16, description="receiver processes that share the port; each has its own caps")
     dicom_ae_title: str = Field("TRIAGE", pattern=r"^[!-\[\]-~]{1,16}$", description="our AE title")
     dicom_peers: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="who may send: AE@ADDRESS or AE@NETWORK, with commas between, e.g. PACS@10.1.0.0/16"
@@ -122,6 +123,8 @@ class Settings(BaseSettings):
             raise ValueError("job_seconds must be more than decode_seconds: decoding is only a part of a job")
         if self.pixel_store and self.job_seconds <= self.decode_seconds + self.pixel_store_seconds:
             raise ValueError("job_seconds must be more than decode_seconds and pixel_store_seconds together")
+        if self.receivers > 1 and self.dicom_port == 0:
+            raise ValueError("receivers: several of them need a dicom_port to share, not 0")
         for peer in self.dicom_peers:
             split_peer(peer)
         return self

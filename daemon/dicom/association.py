@@ -1,12 +1,14 @@
-"""The guarded DICOM listener: each C-STORE's bytes are handed on undecoded, each connection ends in one summary.
+"""The guarded DICOM listener: each C-STORE's bytes are handed on as they come, each connection ends in one summary.
 
-With ``guard``, ``reactor`` and ``negotiation`` this is all that reaches into pynetdicom.
+With ``guard``, ``reactor`` and ``negotiation`` this is all that reaches into pynetdicom, which negotiates; what follows
+on an established association is ours, in ``service``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 import time
 import warnings
@@ -19,10 +21,10 @@ from pynetdicom import AE, _config
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.transport import RequestHandler
 
 from daemon.dicom.guard import (
+    QUIET_SECONDS,
     Admission,
     Endpoint,
     GuardedServer,
@@ -32,43 +34,28 @@ from daemon.dicom.guard import (
     Outcome,
     Request,
 )
-from daemon.dicom.negotiation import LOCAL_LIMIT_EXCEEDED, Peer, Rejection, Rules, contexts_for, usable_uid
-from daemon.dicom.reactor import BoundedBuffer, GuardedDIMSE, GuardedDUL
+from daemon.dicom.inlet import EndedError, Inlet
+from daemon.dicom.negotiation import LOCAL_LIMIT_EXCEEDED, Peer, Rejection, Rules, contexts_for
+from daemon.dicom.reactor import GuardedDUL
+from daemon.dicom.service import SUCCESS, Deposit, Service, StoreRequest
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable
 
-    from pynetdicom.dimse_primitives import DimseServiceType
+    from daemon.dicom.command import Command
 
-__all__ = ["AssociationSummary", "Listener", "ListenerLimits", "Outcome", "Peer", "StoreRequest"]
+__all__ = ["AssociationSummary", "Deposit", "Listener", "ListenerLimits", "Outcome", "Peer", "StoreRequest"]
 
 # DCMTK's own maximum; the largest that common senders fill.
 PDU_BYTES_OFFERED = 131_072
-# PS3.7 annex C, PS3.4 table B.2-1.
-SUCCESS = 0x0000
-OUT_OF_RESOURCES = 0xA700
-CANNOT_UNDERSTAND_UID = 0xC001
-STATUS_MAX = 0xFFFF
+# Statuses that say "stored, but" (PS3.7 annex C).
 WARNINGS = range(0xB000, 0xC000)
 
 QUIET_ENOUGH_TO_STOP_SECONDS = 1.0
 # What an aborted connection is given before its socket is cut, and a cut one before it is left behind.
 LAST_WORDS_SECONDS = 2.0
 _serial = count(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreRequest:
-    """One C-STORE as received: the data set encoded, both UIDs as in the command set, only their form checked."""
-
-    calling_ae: str
-    called_ae: str
-    address: str
-    sop_class_uid: str
-    sop_instance_uid: str = field(repr=False)
-    transfer_syntax_uid: str
-    data_set: memoryview = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +96,6 @@ class GuardedAssociation(Association):
 
     acse: GuardedACSE
     dul: GuardedDUL
-    dimse: GuardedDIMSE
 
     def __init__(self, listener: Listener, server: GuardedServer, client: Request, peer: Endpoint) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
@@ -118,12 +104,13 @@ class GuardedAssociation(Association):
         self._listener = listener
         self._peer = peer
         self._journal = Journal()
-        self._statuses: Counter[int] = Counter()
-        self._echoes = 0
+        self._client = client
+        self._inlet: Inlet | None = None
+        self._service: Service | None = None
+        self._is_dismissed = False
         self.rejected_as: Rejection | None = None
         self.acse = GuardedACSE(self)
         self.dul = GuardedDUL(self, listener.limits, self._journal)
-        self.dimse = GuardedDIMSE(self, listener.limits, self._journal)
         self.set_socket(GuardedSocket(self, client, listener.limits, self._journal))
 
     @property
@@ -149,19 +136,75 @@ class GuardedAssociation(Association):
             self.cut()
             if self.dul.is_alive():
                 self.dul.join(LAST_WORDS_SECONDS)
+            self.dul.socket._shutdown_socket()  # noqa: SLF001 - our override
             self._listener.forget(self, self._peer, self.summary())
+
+    def _run_reactor(self) -> None:
+        """pynetdicom has accepted. Its upper layer sends the acceptance and ends; the socket is this thread's now."""
+        self.dul.join()
+        if not self.dul.has_established:
+            return
+        limits = self._listener.limits
+        inlet = self._inlet = Inlet(self._client, limits, self._journal, lambda: self._is_dismissed)
+        service = self._service = Service(
+            inlet=inlet,
+            send=self._send,
+            contexts={
+                number: (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+                for number, context in self._accepted_cx.items()
+            },
+            begin_store=self._begin_store,
+            instance_bytes_max=limits.instance_bytes_max,
+        )
+        with contextlib.suppress(EndedError):
+            try:
+                service.serve()
+            except EndedError as end:
+                self._journal.note(end.outcome)
+                self._send(end.last_words)
+                if end.outcome is Outcome.CLOSED:
+                    return
+            else:
+                self._journal.note(Outcome.RELEASED)
+            self._close_after_the_peer(inlet)
+
+    def _close_after_the_peer(self, inlet: Inlet) -> None:
+        """Closing first would take from the peer what it has not read yet (PS3.8 9.2, Sta13)."""
+        self._is_dismissed = False
+        with contextlib.suppress(OSError):
+            self._client.shutdown(socket.SHUT_WR)
+        inlet.drain(LAST_WORDS_SECONDS / 2)
+
+    def _begin_store(self, command: Command, transfer_syntax_uid: str) -> Deposit:
+        return self._listener.on_store(
+            StoreRequest(
+                calling_ae=self.calling_ae,
+                called_ae=self.called_ae,
+                address=self._peer[0],
+                sop_class_uid=command.sop_class_uid,
+                sop_instance_uid=command.sop_instance_uid,
+                transfer_syntax_uid=transfer_syntax_uid,
+            )
+        )
+
+    def _send(self, pdu: bytes) -> None:
+        try:
+            self._client.settimeout(self._listener.limits.pdu_seconds)
+            self._client.sendall(pdu)
+            self._client.settimeout(QUIET_SECONDS)
+        except (OSError, ValueError):
+            raise EndedError(Outcome.CLOSED) from None
 
     def dismiss(self) -> None:
         """From any thread, without waiting: A-ABORT if there is an association, the end if none was asked for."""
         if self.is_established:
-            self.abort(block=False)
+            self._is_dismissed = True
         elif self.requestor.primitive is None:
             self.cut()
 
     def dismiss_if_quiet(self) -> None:
         """Quiet: nothing in hand and nothing heard for a moment, so no work is lost."""
-        in_hand = self.dimse.message is not None or self.dimse.msg_queue.unfinished_tasks > 0
-        if not in_hand and self.dul.idle_seconds > QUIET_ENOUGH_TO_STOP_SECONDS:
+        if self._inlet is not None and self._inlet.silent_seconds > QUIET_ENOUGH_TO_STOP_SECONDS:
             self.dismiss()
 
     def cut(self) -> None:
@@ -169,63 +212,21 @@ class GuardedAssociation(Association):
         self.dul.socket.cut()
 
     def summary(self) -> AssociationSummary:
-        stored = sum(times for status, times in self._statuses.items() if status == SUCCESS or status in WARNINGS)
+        statuses = Counter() if self._service is None else self._service.statuses
+        stored = sum(times for status, times in statuses.items() if status == SUCCESS or status in WARNINGS)
         return AssociationSummary(
             calling_ae=self.calling_ae,
             called_ae=self.called_ae,
             address=self._peer[0],
             outcome=self._journal.outcome or Outcome.CLOSED,
             stored=stored,
-            failed=self._statuses.total() - stored,
-            echoes=self._echoes,
-            statuses=dict(self._statuses),
+            failed=statuses.total() - stored,
+            echoes=0 if self._service is None else self._service.echoes,
+            statuses=dict(statuses),
             bytes_received=self._journal.bytes_received,
             seconds=time.monotonic() - self._journal.began,
             rejection=self.rejected_as,
         )
-
-    def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
-        if isinstance(msg, C_STORE) and msg.MessageID is not None and context_id in self._accepted_cx:
-            self._store(msg, context_id)
-        elif isinstance(msg, C_ECHO) and msg.is_valid_request:
-            self._echoes += 1
-            super()._serve_request(msg, context_id)
-        else:  # a service nobody negotiated, or an answer to nothing
-            self.abort()
-        self.dul.touch()
-
-    def _store(self, request: C_STORE, context_id: int) -> None:
-        response = C_STORE()
-        response.MessageIDBeingRespondedTo = request.MessageID
-        response.AffectedSOPClassUID = usable_uid(request.AffectedSOPClassUID) or None
-        response.AffectedSOPInstanceUID = usable_uid(request.AffectedSOPInstanceUID) or None
-        status = OUT_OF_RESOURCES
-        with contextlib.suppress(Exception):  # the receiver has its own table; this is the last line
-            status = self._status(request, str(self._accepted_cx[context_id].transfer_syntax[0]))
-        response.Status = status
-        self._statuses[status] += 1
-        self.dimse.send_msg(response, context_id)
-
-    def _status(self, request: C_STORE, transfer_syntax_uid: str) -> int:
-        sop_class_uid = usable_uid(request.AffectedSOPClassUID)
-        sop_instance_uid = usable_uid(request.AffectedSOPInstanceUID)
-        data_set = request.DataSet
-        if not sop_class_uid or not sop_instance_uid:
-            return CANNOT_UNDERSTAND_UID
-        if not isinstance(data_set, BoundedBuffer) or data_set.overflowed:
-            return OUT_OF_RESOURCES
-        status = self._listener.on_store(
-            StoreRequest(
-                calling_ae=self.calling_ae,
-                called_ae=self.called_ae,
-                address=self._peer[0],
-                sop_class_uid=sop_class_uid,
-                sop_instance_uid=sop_instance_uid,
-                transfer_syntax_uid=transfer_syntax_uid,
-                data_set=data_set.getbuffer().toreadonly(),
-            )
-        )
-        return int(status) if SUCCESS <= status <= STATUS_MAX else OUT_OF_RESOURCES
 
 
 class ConnectionHandler(RequestHandler):
@@ -254,8 +255,9 @@ class ListenerServer(GuardedServer):
 class Listener:
     """Listens from ``start`` to ``stop``. The callbacks run in the connections' threads and must be thread-safe.
 
-    ``on_store`` answers a status; if it raises, the sender is told A700 and the association lives on. ``refuse`` true
-    means "not now" (low disk, say): peers are told to try again later.
+    ``on_store`` says where a data set goes; if anything there raises, the sender is told A700 and the association lives
+    on. ``refuse`` true means "not now" (low disk, say): peers are told to try again later. ``shares_port``: with other
+    processes that say so too; the kernel deals connections out (SO_REUSEPORT).
     """
 
     def __init__(  # noqa: PLR0913 - each is named where it is given
@@ -267,15 +269,17 @@ class Listener:
         limits: ListenerLimits,
         peers: Iterable[Peer],
         tls: ssl.SSLContext | None,
-        on_store: Callable[[StoreRequest], int],
+        on_store: Callable[[StoreRequest], Deposit],
         on_association_end: Callable[[AssociationSummary], None],
         refuse: Callable[[], bool],
         strict_loopback: bool = False,
+        shares_port: bool = False,
     ) -> None:
         self.limits = limits
         self.on_store = on_store
         self._rules = Rules(ae_title=ae_title, peers=tuple(peers), strict_loopback=strict_loopback)
         self._address = (host, port)
+        self._shares_port = shares_port
         self._tls = tls
         self._on_association_end = on_association_end
         self._refuse = refuse
@@ -287,7 +291,13 @@ class Listener:
         """Raise OSError if the address cannot be bound, ValueError if the AE title is not one."""
         silence_libraries()
         self._server = ListenerServer(
-            self._make_ae(), self._address, self._tls, self.limits, ConnectionHandler, self._on_refused
+            self._make_ae(),
+            self._address,
+            self._tls,
+            self.limits,
+            ConnectionHandler,
+            self._on_refused,
+            shares_port=self._shares_port,
         )
         self._server.listener = self
         self._accepting = threading.Thread(

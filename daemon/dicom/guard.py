@@ -38,13 +38,13 @@ QUIET_SECONDS = 0.1
 BUSY_SECONDS = 0.001
 # A request with 128 contexts of 20 syntaxes is about 70 kB.
 ASSOCIATE_BYTES_MAX = 256 * 1024
-# Complete requests held while one is served; then the socket is left unread, and TCP holds the peer back.
-REQUESTS_WAITING_MAX = 1
 # Connections over the cap that are still answered with a proper rejection, so that honest peers try again.
 TURNED_AWAY_MAX = 16
 TURNED_AWAY_PER_ADDRESS_MAX = 4
 # A-ABORT by the service provider, invalid PDU parameter value (PS3.8 9.3.8).
 A_ABORT_INVALID_PARAMETER = bytes.fromhex("07 00 00000004 00 00 02 06")
+# The same, reason not specified.
+A_ABORT = bytes.fromhex("07 00 00000004 00 00 02 00")
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -128,41 +128,36 @@ class Slots:
 
 
 class GuardedSocket(AssociationSocket):
-    """One deadline for a whole PDU, a cap on its length, ``poll`` for ``select`` (which ends at descriptor 1023)."""
+    """For the negotiation: one deadline for a whole PDU, a cap on its length, ``poll`` for ``select`` (which ends at
+    descriptor 1023).
+    """
 
     def __init__(self, assoc: Association, client: socket.socket, limits: ListenerLimits, journal: Journal) -> None:
         super().__init__(assoc, client_socket=client)
         self._limits = limits
         self._journal = journal
         self._deadline = 0.0
-        self._pdu_bytes_max = ASSOCIATE_BYTES_MAX
         self._answer_due = False
         self._poll = select.poll()
         self._poll.register(client, select.POLLIN)
 
     def begin_pdu(self) -> None:
-        established = self.assoc.is_established
-        limits = self._limits
-        seconds = limits.pdu_seconds if established else min(limits.pdu_seconds, limits.acse_seconds)
-        self._pdu_bytes_max = limits.pdu_bytes_max if established else ASSOCIATE_BYTES_MAX
-        self._deadline = time.monotonic() + seconds
+        self._deadline = time.monotonic() + min(self._limits.pdu_seconds, self._limits.acse_seconds)
 
     @property
     def ready(self) -> bool:
         """Wait a little for bytes: short while an answer is due, since the same thread sends it."""
         sock = self.socket
-        waiting = self.assoc.dimse.msg_queue
-        if sock is None or sock.fileno() < 0 or waiting.qsize() > REQUESTS_WAITING_MAX:
+        if sock is None or sock.fileno() < 0:
             time.sleep(BUSY_SECONDS)
             return False
         if isinstance(sock, ssl.SSLSocket) and sock.pending():
             return True
-        busy = self._answer_due or waiting.unfinished_tasks > 0
-        return bool(self._poll.poll((BUSY_SECONDS if busy else QUIET_SECONDS) * 1000))
+        return bool(self._poll.poll((BUSY_SECONDS if self._answer_due else QUIET_SECONDS) * 1000))
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Return fewer bytes only at the end of the stream. Raise OSError past the deadline or the cap."""
-        if nr_bytes > self._pdu_bytes_max:
+        if nr_bytes > ASSOCIATE_BYTES_MAX:
             self._journal.note(Outcome.ABORTED)
             self.send(A_ABORT_INVALID_PARAMETER)
             raise OSError(errno.EMSGSIZE, "PDU longer than the limit")
@@ -234,8 +229,11 @@ class GuardedServer(ThreadedAssociationServer):
         limits: ListenerLimits,
         request_handler: Callable[..., RequestHandler],
         on_refused: Callable[[Endpoint, Outcome], None],
+        *,
+        shares_port: bool = False,
     ) -> None:
         self.limits = limits
+        self._shares_port = shares_port
         self.request_queue_size = limits.backlog
         self.slots = Slots(limits)
         self._on_refused = on_refused
@@ -246,6 +244,8 @@ class GuardedServer(ThreadedAssociationServer):
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
             cast("socket.socket", self.socket).setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if self._shares_port:
+            cast("socket.socket", self.socket).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         super().server_bind()
 
     def get_request(self) -> tuple[socket.socket, Any]:

@@ -60,6 +60,7 @@ def daemons(
     common = {
         "database_url": database_url,
         "dicom_peers": f"PACS@{place.network},LEDGER@{place.network}",
+        "receivers": 2,
         "lease_seconds": 3,
         "attempts_max": 20,
         **where,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.benchmarks import decode, latency, network, queue
+from tests.benchmarks import decode, latency, nation, network, queue, receive
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEASUREMENTS = {
     "latency": latency.measure,
+    "receive": receive.measure,
     "queue": queue.measure,
     "network": network.measure,
     "decode": decode.measure,
+    "nation": nation.measure,
 }
 
 

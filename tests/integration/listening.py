@@ -52,6 +52,7 @@ class Site:
     listener: Listener
     received: list[Received] = field(default_factory=list)
     ends: list[AssociationSummary] = field(default_factory=list)
+    discarded: int = 0
 
     @property
     def port(self) -> int:
@@ -91,16 +92,35 @@ class Site:
         return self.ends[-1]
 
 
+@dataclass
+class Kept:
+    """A deposit in memory; the answer is made once the data set is whole."""
+
+    request: StoreRequest
+    answer: Callable[[StoreRequest], int]
+    site: Site
+    data_set: bytearray = field(default_factory=bytearray)
+
+    def write(self, part: memoryview) -> None:
+        self.data_set += part
+
+    def finish(self) -> int:
+        status = self.answer(self.request)
+        self.site.received.append(Received(self.request, bytes(self.data_set)))
+        return status
+
+    def discard(self) -> None:
+        self.site.discarded += 1
+
+
 @contextmanager
 def listening(on_store: Callable[[StoreRequest], int] | None = None, **changes: Any) -> Iterator[Site]:
     """Limits may be given by name beside the listener's own arguments."""
     names = {each.name for each in dataclasses.fields(ListenerLimits)}
     limits = dataclasses.replace(QUICK, **{name: changes.pop(name) for name in names & changes.keys()})
 
-    def keep(request: StoreRequest) -> int:
-        status = 0 if on_store is None else on_store(request)
-        site.received.append(Received(request, bytes(request.data_set)))
-        return status
+    def keep(request: StoreRequest) -> Kept:
+        return Kept(request, on_store or (lambda _request: 0), site)
 
     ends: list[AssociationSummary] = []
     arguments: dict[str, Any] = {

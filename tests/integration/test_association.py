@@ -34,7 +34,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLosslessSV1,
 )
-from pynetdicom import _config, acse, association, dimse, dul, fsm, timer, transport
+from pynetdicom import _config, acse, association, dul, fsm, timer, transport
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
 
@@ -74,7 +74,6 @@ def test_instance_arrives_with_the_very_bytes_of_its_data_set() -> None:
         assert (request.calling_ae, request.called_ae, request.address) == ("MODALITY", "TRIAGE", "127.0.0.1")
         assert (request.sop_class_uid, request.sop_instance_uid) == (CR, "1.2.3.4.5.6")
         assert request.transfer_syntax_uid == ExplicitVRLittleEndian
-        assert request.data_set.readonly
 
 
 def test_dcmtk_echoes_and_stores(dcmtk: Path, tmp_path: Path) -> None:
@@ -296,9 +295,8 @@ def test_port_in_use_is_an_error_at_the_start() -> None:
 # What guard, reactor and association override or read. Another version: read its source anew, then change this.
 FIT: dict[Any, list[str]] = {
     acse.ACSE: ["negotiate_association", "send_reject"],
-    association.Association: ["_serve_request", "_run_reactor", "run_reactor", "abort", "kill", "set_socket"],
-    dimse.DIMSEServiceProvider: ["get_msg", "receive_primitive", "send_msg"],
-    dul.DULServiceProvider: ["run_reactor", "_read_pdu_data", "idle_timer_expired", "kill_dul"],
+    association.Association: ["_run_reactor", "run_reactor", "kill", "set_socket"],
+    dul.DULServiceProvider: ["run_reactor", "_read_pdu_data", "_is_transport_event", "kill_dul"],
     fsm.StateMachine: ["do_action"],
     timer.Timer: ["start", "stop", "restart", "expired", "remaining", "timeout"],
     transport.AssociationSocket: ["ready", "recv", "send", "close", "_shutdown_socket", "event_queue"],
@@ -318,8 +316,18 @@ def test_pynetdicom_still_keeps_its_state_where_we_read_it() -> None:
     stock = association.Association(pynetdicom.AE(), "acceptor")
     names = {"_accepted_cx", "_server", "_kill", "requestor", "acceptor", "is_established", "is_aborted"}
     assert names <= vars(stock).keys()
-    names = {"_idle_timer", "artim_timer", "_run_loop_delay", "_kill_thread", "state_machine", "to_user_queue"}
+    names = {"artim_timer", "_run_loop_delay", "_kill_thread", "state_machine", "to_user_queue"}
     assert names <= vars(stock.dul).keys()
-    assert {"message", "msg_queue"} <= vars(stock.dimse).keys()
-    assert ("Evt19", "Sta6") in fsm.TRANSITION_TABLE
+    assert ("Evt7", "Sta3") in fsm.TRANSITION_TABLE
     assert {"_start_time", "_end_time"} <= vars(timer.Timer(1)).keys()
+
+
+def test_several_listeners_share_a_port_if_they_say_so() -> None:
+    with listening(shares_port=True) as first, listening(shares_port=True, port=first.port) as second:
+        for _ in range(40):
+            assert first.can_echo()
+        assert wait_for(lambda: len(first.ends) + len(second.ends) == 40)
+        assert first.ends
+        assert second.ends
+    with listening() as alone, pytest.raises(OSError, match="in use"), listening(port=alone.port):
+        pass

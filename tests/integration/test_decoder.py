@@ -245,3 +245,22 @@ def test_a_full_size_film_is_looked_at_in_a_fraction_of_a_second(decoder: Decode
     seconds = sorted(look(decoder, path).seconds for _ in range(7))
     assert look(decoder, path).reason is None
     assert seconds[0] < 0.5  # 70 ms on a quiet machine
+
+
+def test_the_child_of_the_next_look_is_born_before_it_is_needed_and_serves_no_other(
+    decoder: Decoder, path: Path
+) -> None:
+    decoder.warm()
+    waiting = born(decoder)
+    assert look(decoder, path).reason is None
+    assert not waiting.is_running() or born(decoder) != waiting
+
+
+def born(decoder: Decoder) -> psutil.Process:
+    """The one child that waits."""
+    deadline = time.monotonic() + 30
+    while not (children := nursery(decoder).children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (child,) = children
+    return child

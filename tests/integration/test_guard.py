@@ -21,6 +21,7 @@ import pytest
 import trustme
 from listening import (
     A_ABORT,
+    Site,
     associate_rq,
     association_threads,
     established,
@@ -28,13 +29,14 @@ from listening import (
     is_closed,
     listening,
     p_data,
+    pdu,
     read_pdu,
     status_of,
     store_rq,
     wait_for,
 )
 
-from daemon.dicom.association import Outcome, StoreRequest
+from daemon.dicom.association import GuardedAssociation, Outcome, StoreRequest
 from daemon.dicom.guard import GuardedServer
 from daemon.dicom.reactor import MonotonicTimer
 
@@ -370,3 +372,21 @@ def test_stop_does_not_wait_out_its_grace_for_idle_associations() -> None:
         began = time.monotonic()
         assert site.listener.stop(30)
         assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("cut", ["reset", "abort", "release"])
+def test_instance_that_stops_half_way_is_discarded(cut: str) -> None:
+    with listening() as site:
+        with established(site.connect()) as peer:
+            peer.sendall(p_data(3, store_rq()) + p_data(0, bytes(1000)))
+            assert wait_for(lambda: any(each._service and each._service._reception for each in live(site)))
+            if cut == "reset":
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
+                peer.sendall(pdu(7, bytes(4)) if cut == "abort" else pdu(5, bytes(4)))
+        site.last_end()
+        assert (site.discarded, site.received) == (1, [])
+
+
+def live(site: Site) -> list[GuardedAssociation]:
+    return list(site.listener._associations)

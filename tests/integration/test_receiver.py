@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import dsutils
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import OperationalError
 
@@ -15,8 +16,8 @@ from daemon.bell import Ringer, SocketBell
 from daemon.dicom.association import StoreRequest
 from daemon.folder import Folder
 from daemon.kept import StoredFile
-from daemon.receiver import STATUS_OF, Receiver, Watermark
-from daemon.spool import Spool
+from daemon.receiver import HEAD_BYTES, STATUS_OF, InstanceDeposit, Receiver, Watermark
+from daemon.spool import Draft, Spool
 from daemon.telemetry import Pseudonym
 from making import CR, POLICY, data_set, encoded
 from triage.records.intake import Intake, Receipt
@@ -43,16 +44,18 @@ def receiver(engine: Engine, spool: Spool) -> Iterator[Receiver]:
     ringer.close()
 
 
-def request(content: bytes, sop_instance_uid: str = "1.2.3.1", sop_class_uid: str = CR) -> StoreRequest:
-    return StoreRequest(
-        calling_ae="PACS",
-        called_ae="TRIAGE",
-        address="127.0.0.1",
-        sop_class_uid=sop_class_uid,
-        sop_instance_uid=sop_instance_uid,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        data_set=memoryview(content),
-    )
+def begun(receiver: Receiver, **changes: str) -> InstanceDeposit:
+    uids = {"sop_class_uid": CR, "sop_instance_uid": "1.2.3.1", "transfer_syntax_uid": ExplicitVRLittleEndian}
+    request = StoreRequest(calling_ae="PACS", called_ae="TRIAGE", address="127.0.0.1", **(uids | changes))
+    return receiver.begin(request)
+
+
+def stored(receiver: Receiver, content: bytes, pieces: int = 3, **changes: str) -> int:
+    """The status of a data set that comes in pieces."""
+    deposit, size = begun(receiver, **changes), max(1, -(-len(content) // pieces))
+    for start in range(0, len(content), size):
+        deposit.write(memoryview(content)[start : start + size])
+    return deposit.finish()
 
 
 def worklist(engine: Engine) -> list[tuple[str, str, str | None]]:
@@ -64,7 +67,7 @@ def kept(spool: Spool) -> int:
 
 
 def test_success_means_file_study_instance_and_job(receiver: Receiver, engine: Engine, spool: Spool) -> None:
-    assert receiver.store(request(encoded(data_set()))) == 0x0000
+    assert stored(receiver, encoded(data_set())) == 0x0000
     assert worklist(engine) == [("1.2.1", "pending", None)]
     with engine.connect() as connection:
         (sha256,) = connection.execute(select(instances.c.sha256)).scalars()
@@ -73,15 +76,14 @@ def test_success_means_file_study_instance_and_job(receiver: Receiver, engine: E
 
 
 def test_the_same_instance_again_is_success_and_no_second_job(receiver: Receiver, engine: Engine, spool: Spool) -> None:
-    assert [receiver.store(request(encoded(data_set()))) for _ in range(2)] == [0, 0]
+    assert [stored(receiver, encoded(data_set())) for _ in range(2)] == [0, 0]
     with engine.connect() as connection:
         assert len(connection.execute(select(jobs)).all()) == 1
     assert kept(spool) == 1
 
 
 def test_another_kind_of_object_is_stored_and_listed_as_not_analysed(receiver: Receiver, engine: Engine) -> None:
-    report = request(encoded(data_set(SOPClassUID=SR)), sop_class_uid=SR)
-    assert receiver.store(report) == 0x0000
+    assert stored(receiver, encoded(data_set(SOPClassUID=SR)), sop_class_uid=SR) == 0x0000
     assert worklist(engine) == [("1.2.1", "not_analysed", "unsupported_sop_class")]
 
 
@@ -89,7 +91,7 @@ def test_another_kind_of_object_is_stored_and_listed_as_not_analysed(receiver: R
 def test_a_data_set_that_contradicts_its_command_is_refused_quarantined_and_listed(
     receiver: Receiver, engine: Engine, spool: Spool, changes: dict[str, str]
 ) -> None:
-    assert receiver.store(request(encoded(data_set(**changes)))) == 0xA900
+    assert stored(receiver, encoded(data_set(**changes))) == 0xA900
     assert worklist(engine) == [("1.2.1", "not_analysed", "quarantined")]
     assert (kept(spool), len(list(spool.kept.files(0, quarantined=True)))) == (0, 1)
 
@@ -98,13 +100,13 @@ def test_a_data_set_that_contradicts_its_command_is_refused_quarantined_and_list
 def test_an_object_that_names_no_instance_cannot_be_understood(
     receiver: Receiver, engine: Engine, spool: Spool, changes: dict[str, None]
 ) -> None:
-    assert receiver.store(request(encoded(data_set(**changes)))) == 0xC000
+    assert stored(receiver, encoded(data_set(**changes))) == 0xC000
     assert worklist(engine) == []
     assert len(list(spool.kept.files(0, quarantined=True))) == 1
 
 
 def test_an_empty_data_set_cannot_be_understood(receiver: Receiver, spool: Spool) -> None:
-    assert receiver.store(request(b"")) == 0xC000
+    assert stored(receiver, b"") == 0xC000
     assert kept(spool) == 0
 
 
@@ -117,7 +119,7 @@ def test_an_object_without_a_usable_study_is_listed_under_a_key_of_its_own(
     if uid is not None:
         padded = uid.encode() + b"\0" * (len(uid) % 2)
         content += b"\x20\x00\x0d\x00UI" + len(padded).to_bytes(2, "little") + padded
-    assert receiver.store(request(content)) == 0x0000
+    assert stored(receiver, content) == 0x0000
     ((study, analysis, reason),) = worklist(engine)
     assert study.startswith("2.25.")
     assert (analysis, reason) == ("not_analysed", "identity_conflict")
@@ -125,9 +127,31 @@ def test_an_object_without_a_usable_study_is_listed_under_a_key_of_its_own(
 
 def test_bytes_that_cannot_be_parsed_are_kept_and_listed(receiver: Receiver, engine: Engine, spool: Spool) -> None:
     nested = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 5000
-    assert receiver.store(request(nested)) == 0x0000
+    assert stored(receiver, nested) == 0x0000
     ((_, analysis, reason),) = worklist(engine)
     assert (analysis, reason, kept(spool)) == ("not_analysed", "decode_error", 1)
+
+
+def test_an_instance_that_does_not_come_to_its_end_leaves_nothing(receiver: Receiver, spool: Spool) -> None:
+    deposit = begun(receiver)
+    deposit.write(memoryview(encoded(data_set())))
+    assert len(list((spool.root / "incoming").glob("*/*"))) == 1
+    deposit.discard()
+    assert list((spool.root / "incoming").glob("*/*")) == []
+    assert kept(spool) == 0
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+@pytest.mark.parametrize("text_bytes", [10, HEAD_BYTES])
+def test_a_header_longer_than_what_is_kept_of_it_is_read_from_the_file(
+    receiver: Receiver, engine: Engine, syntax: str, text_bytes: int
+) -> None:
+    made = data_set(TextValue="x" * text_bytes, BitsAllocated=16, PixelRepresentation=0, PixelData=bytes(8))
+    content = dsutils.encode(made, is_implicit_vr=syntax == ImplicitVRLittleEndian, is_little_endian=True)
+    deposit = begun(receiver, transfer_syntax_uid=syntax)
+    deposit.write(memoryview(content))
+    assert deposit.finish() == 0
+    assert worklist(engine) == [("1.2.1", "pending", None)]
 
 
 def test_a_full_disk_is_out_of_resources_and_mends_by_itself(
@@ -137,16 +161,16 @@ def test_a_full_disk_is_out_of_resources_and_mends_by_itself(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Spool, "_write_durably", full)
-        assert receiver.store(request(encoded(data_set()))) == 0xA700
+        patch.setattr(Draft, "write", full)
+        assert stored(receiver, encoded(data_set())) == 0xA700
     assert worklist(engine) == []
-    assert receiver.store(request(encoded(data_set()))) == 0x0000
+    assert stored(receiver, encoded(data_set())) == 0x0000
 
 
 def test_a_database_that_fails_is_out_of_resources_never_success(receiver: Receiver, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE jobs RENAME TO elsewhere"))
-    assert receiver.store(request(encoded(data_set()))) == 0xA700
+    assert stored(receiver, encoded(data_set())) == 0xA700
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO jobs"))
     assert worklist(engine) == []
@@ -163,7 +187,7 @@ def test_a_connection_that_broke_is_tried_again(
         return real(self, received)
 
     monkeypatch.setattr(Intake, "receive", break_once)
-    assert receiver.store(request(encoded(data_set()))) == 0x0000
+    assert stored(receiver, encoded(data_set())) == 0x0000
     assert worklist(engine) == [("1.2.1", "pending", None)]
 
 
@@ -178,7 +202,7 @@ def test_a_queued_job_rings_the_bell(receiver: Receiver, engine: Engine, spool: 
     if engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL rings by itself, see test_bell")
     bell = SocketBell(spool.root)
-    receiver.store(request(encoded(data_set())))
+    stored(receiver, encoded(data_set()))
     assert bell.wait(0.0)
     assert not bell.wait(0.0)
     bell.close()
@@ -202,7 +226,7 @@ def test_associations_are_refused_below_the_watermark_and_taken_again_above_it(s
 
 def test_an_orphan_left_by_a_crash_is_listed_later(receiver: Receiver, engine: Engine, spool: Spool) -> None:
     content = encoded(data_set())
-    assert receiver.store(request(content)) == 0x0000
+    assert stored(receiver, content) == 0x0000
     with engine.begin() as connection:
         for table in ("jobs", "instances", "studies"):
             connection.execute(text(f"DELETE FROM {table}"))

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian
 
 from daemon import spool as module
 from daemon.folder import Folder
-from daemon.spool import Spool, part10_header
+from daemon.spool import IMPLEMENTATION_CLASS_UID, Draft, Spool, part10_header
 from making import CR
 from triage.errors import TriageError
 
@@ -25,6 +28,11 @@ def spool(tmp_path: Path) -> Spool:
     spool = Spool(tmp_path / "data", Folder(tmp_path / "data"))
     spool.prepare()
     return spool
+
+
+def left(spool: Spool) -> list[Path]:
+    """Files, but the locks of those who write."""
+    return [path for path in spool.root.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def test_a_file_is_named_by_the_sha256_of_all_of_it(spool: Spool) -> None:
@@ -42,6 +50,36 @@ def test_the_header_is_a_part_10_header_with_nothing_in_its_preamble(tmp_path: P
     assert (meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID) == ("1.2.3.4", ExplicitVRLittleEndian)
     assert HEADER[:128] == bytes(128)
     assert "ImplementationVersionName" not in meta  # it would change the name of the file with each release
+
+
+def test_the_header_is_what_pydicom_would_write() -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CR, "1.2.3.4"
+    meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, IMPLEMENTATION_CLASS_UID
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.FileMetaInformationGroupLength = 0
+    file = DicomBytesIO()
+    write_file_meta_info(file, meta, enforce_standard=False)
+    assert HEADER[132:] == file.getvalue()
+
+
+def test_a_file_written_in_pieces_is_the_same_file(spool: Spool) -> None:
+    content = bytes(range(256)) * 20_000  # over several flushes
+    draft = Draft(spool, HEADER)
+    for start in range(0, len(content), 70_001):
+        draft.write(memoryview(content)[start : start + 70_001])
+    assert list(spool.kept.files(0)) == []
+    assert draft.keep() == spool.write(HEADER, content)
+
+
+def test_a_discarded_draft_leaves_no_file_and_closes_none_but_its_own(spool: Spool, tmp_path: Path) -> None:
+    draft = Draft(spool, HEADER)
+    draft.discard()
+    with (tmp_path / "another").open("wb") as another:  # under the number that has become free
+        draft.discard()
+        another.write(b"whole")
+    assert (tmp_path / "another").read_bytes() == b"whole"
+    assert left(spool) == []
 
 
 def test_file_and_folder_are_fsynced_before_write_returns(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,10 +108,10 @@ def test_a_disk_that_fails_leaves_nothing_behind(spool: Spool, monkeypatch: pyte
     if step == "fsync":
         monkeypatch.setattr(module.os, "fsync", fail)
     else:
-        monkeypatch.setattr(Spool, "_write_durably", fail)
+        monkeypatch.setattr(module.os, "write", fail)
     with pytest.raises(OSError, match="No space"):
         spool.write(HEADER, b"data set")
-    assert [path for path in spool.root.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    assert left(spool) == []
 
 
 def test_the_same_content_twice_is_one_file(spool: Spool) -> None:

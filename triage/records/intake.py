@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cache, cached_property
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Table, bindparam, insert, select, update
 
 from triage import policy as rules
 from triage.errors import Reason, SettingsError
@@ -15,9 +16,16 @@ from triage.jobs import JobState
 from triage.policy import Policy
 from triage.records.store import JOBS_CHANNEL, Store, study_columns
 from triage.records.tables import instances, jobs, policies, studies
-from triage.study import Finding, Header, ReceivedInstance, Status
+from triage.study import Finding, Header, Priority, ReceivedInstance, Status
 
 _HASHES_A_QUERY = 500
+_IDENTITY = ("patient_id", "patient_birth_date", "accession_number")
+_SHOWN = (*_IDENTITY, "patient_name", "patient_sex", "age_years", "study_date", "study_description")
+_PRIORITY = tuple(each.name for each in fields(Priority))
+_INSTANCE = (
+    "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "sha256",
+    "size_bytes", "calling_ae", "identity_conflict", "episode", "quarantined",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,7 @@ class Intake:
     def __init__(self, store: Store, policy: Policy) -> None:
         self._store = store
         self._policy = policy
+        self._policy_is_known = False
 
     def receive(self, received: ReceivedInstance) -> Receipt:
         """Put study, instance and job (or the reason why there is none) in one transaction.
@@ -48,23 +57,34 @@ class Intake:
         The file must be durable before. The same file again changes nothing; the same SOP Instance UID with other
         content is kept beside the first, and both studies are marked.
         """
-        header = received.header
         with self._store.writing() as connection:
             self._ensure_policy(connection)
-            is_new = self._ensure_study(connection, header)
-            study = self._store.lock_study(connection, header.study_instance_uid)
-            if self._is_duplicate(connection, received):
-                return Receipt(duplicate=True)
-            conflict = self._mark_conflict(connection, header.sop_instance_uid)
-            reopened = study["status"] == Status.READ and rules.reopens(header.sop_class_uid)
-            episode = study["episode"] + (1 if reopened else 0)
-            if reopened:
-                self._reopen(connection, header.study_instance_uid, episode)
-            instance_id = self._insert_instance(connection, received, episode, conflict=conflict)
-            self._queue_or_explain(connection, instance_id, received)
-            self._update_study(connection, study, received, conflict=conflict, is_new=is_new)
-            self._store.settle(connection, header.study_instance_uid, self._policy)
-            return Receipt(conflict=conflict, reopened=reopened, queued=received.not_analysed is None)
+            is_new = self._insert_study(connection, received)
+            if is_new and received.not_analysed is None and not self._is_known(connection, received.header):
+                # The usual film, in a third of the time: nothing was there that it could contradict or change.
+                self._queue(connection, self._insert_instance(connection, received, 0, conflict=False))
+                receipt = Receipt(queued=True)
+            else:
+                receipt = self._receive_beside(connection, received, is_new=is_new)
+        self._policy_is_known = True
+        return receipt
+
+    def _receive_beside(self, connection: Connection, received: ReceivedInstance, *, is_new: bool) -> Receipt:
+        """Into a study that is held, or under an UID that is known, or something that is not analysed."""
+        header = received.header
+        study = self._store.lock_study(connection, header.study_instance_uid)
+        if self._is_duplicate(connection, received):
+            return Receipt(duplicate=True)
+        conflict = self._mark_conflict(connection, header.sop_instance_uid)
+        reopened = study["status"] == Status.READ and rules.reopens(header.sop_class_uid)
+        episode = study["episode"] + (1 if reopened else 0)
+        if reopened:
+            self._reopen(connection, header.study_instance_uid, episode)
+        instance_id = self._insert_instance(connection, received, episode, conflict=conflict)
+        self._queue_or_explain(connection, instance_id, received)
+        self._update_study(connection, study, received, conflict=conflict, is_new=is_new)
+        self._store.settle(connection, header.study_instance_uid, self._policy)
+        return Receipt(conflict=conflict, reopened=reopened, queued=received.not_analysed is None)
 
     def check_policy(self) -> None:
         """Raise SettingsError if this version of the policy has made priorities with other content."""
@@ -76,26 +96,46 @@ class Intake:
             raise SettingsError(f"[policy] has changed since version {self._policy.version!r}: give it a new version")
 
     def _ensure_policy(self, connection: Connection) -> None:
+        if self._policy_is_known:
+            return
         content = json.dumps(_content(self._policy), sort_keys=True)
         row = {"version": self._policy.version, "content": content, "first_used_at": self._store.now()}
         connection.execute(self._store.insert_if_absent(policies).values(row))
 
-    def _ensure_study(self, connection: Connection, header: Header) -> bool:
-        """Whether it was not held before."""
-        row = {
-            "study_instance_uid": header.study_instance_uid,
-            "received_at": self._store.now(),
-            "waiting_since": self._store.now(),
-            "overdue_at": self._store.after(self._policy.waiting_limit_minutes * 60),
-            "waiting_limit_minutes": self._policy.waiting_limit_minutes,
-            "clinical_priority": int(header.clinical_priority),
+    def _insert_study(self, connection: Connection, received: ReceivedInstance) -> bool:
+        """Whether it was not held before. As it stands while its first film waits."""
+        header = received.header
+        shown = _fit(studies, {name: getattr(header, name) for name in (*_SHOWN, "modality", "study_instance_uid")})
+        priority = {"clinical_priority": int(header.clinical_priority), **study_columns(rules.pending(self._policy))}
+        return connection.execute(self._inserts["study"], shown | priority).rowcount > 0
+
+    def _is_known(self, connection: Connection, header: Header) -> bool:
+        found = connection.execute(self._inserts["known"], {"sop_instance_uid": header.sop_instance_uid})
+        return found.first() is not None
+
+    @cached_property
+    def _inserts(self) -> dict[str, Any]:
+        """Made once: to put them together for each film would take longer than to run them."""
+        now, limit_minutes = self._store.now(), self._policy.waiting_limit_minutes
+        times = {"received_at": now, "waiting_since": now, "overdue_at": self._store.after(limit_minutes * 60)}
+        study = {
+            **_parameters(studies, *_SHOWN, "modality", "study_instance_uid", "clinical_priority", *_PRIORITY),
+            **times,
+            "waiting_limit_minutes": limit_minutes,
             "episode": 0,
             "status": Status.UNREAD,
             "changed_while_reading": False,
             "identity_conflict": False,
-            **study_columns(rules.pending(self._policy)),
         }
-        return connection.execute(self._store.insert_if_absent(studies).values(row)).rowcount > 0
+        instance = _parameters(instances, *_INSTANCE) | {"received_at": now}
+        job = {"instance_id": bindparam("instance_id"), "available_at": now, "created_at": now}
+        same_uid = instances.c.sop_instance_uid == bindparam("sop_instance_uid")
+        return {
+            "study": self._store.insert_if_absent(studies).values(study),
+            "known": select(instances.c.instance_id).where(same_uid).limit(1),
+            "instance": insert(instances).values(instance).returning(instances.c.instance_id),
+            "job": insert(jobs).values({**job, "state": JobState.QUEUED, "attempts": 0}),
+        }
 
     def _is_duplicate(self, connection: Connection, received: ReceivedInstance) -> bool:
         same = (instances.c.sop_instance_uid == received.header.sop_instance_uid) & (
@@ -143,12 +183,11 @@ class Intake:
             "sha256": received.sha256,
             "size_bytes": received.size_bytes,
             "calling_ae": received.calling_ae,
-            "received_at": self._store.now(),
             "identity_conflict": conflict,
             "episode": episode,
             "quarantined": received.quarantined,
         }
-        inserted = connection.execute(insert(instances).values(_fit(instances, row)).returning(instances.c.instance_id))
+        inserted = connection.execute(self._inserts["instance"], _fit(instances, row))
         return int(inserted.scalar_one())
 
     def _queue_or_explain(self, connection: Connection, instance_id: int, received: ReceivedInstance) -> None:
@@ -157,16 +196,12 @@ class Intake:
             priority = rules.not_analysed(received.not_analysed, self._policy)
             self._store.write_finding(connection, instance_id, finding, priority)
             return
-        row = {
-            "instance_id": instance_id,
-            "state": JobState.QUEUED,
-            "attempts": 0,
-            "available_at": self._store.now(),
-            "created_at": self._store.now(),
-        }
-        connection.execute(insert(jobs).values(row))
-        if self._store.engine.dialect.name == "postgresql":
-            connection.execute(text(f"NOTIFY {JOBS_CHANNEL}"))
+        self._queue(connection, instance_id)
+
+    def _queue(self, connection: Connection, instance_id: int) -> None:
+        connection.execute(self._inserts["job"], {"instance_id": instance_id})
+        if self._store.backend == "postgresql":
+            connection.exec_driver_sql(f"NOTIFY {JOBS_CHANNEL}")
 
     def _update_study(
         self, connection: Connection, study: RowMapping, received: ReceivedInstance, *, conflict: bool, is_new: bool
@@ -191,9 +226,6 @@ class Intake:
         connection.execute(update(studies).where(same).values(_fit(studies, values)))
 
 
-_IDENTITY = ("patient_id", "patient_birth_date", "accession_number")
-
-
 def _contradicts(study: RowMapping, header: Header) -> bool:
     """Whether this object names another patient or order than the study does; what is absent contradicts nothing."""
     named = _fit(studies, {name: getattr(header, name) for name in _IDENTITY})
@@ -203,16 +235,24 @@ def _contradicts(study: RowMapping, header: Header) -> bool:
 def _shown(study: RowMapping, received: ReceivedInstance) -> dict[str, Any]:
     """What the worklist shows of the study, from its latest object; what is absent there stays."""
     header = received.header
-    names = (*_IDENTITY, "patient_name", "patient_sex", "age_years", "study_date", "study_description")
-    shown = {name: getattr(header, name) for name in names}
+    shown = {name: getattr(header, name) for name in _SHOWN}
     shown["modality"] = header.modality if received.not_analysed is None else study["modality"] or header.modality
     return {name: value for name, value in shown.items() if value not in ("", None)}
 
 
+def _parameters(table: Table, *names: str) -> dict[str, ColumnElement[Any]]:
+    return {name: bindparam(name, type_=table.columns[name].type) for name in names}
+
+
 def _fit(table: Table, row: dict[str, Any]) -> dict[str, Any]:
     """Cut received text to the width of its column; the file keeps it whole."""
-    widths = {column.name: getattr(column.type, "length", None) for column in table.columns}
+    widths = _widths(table)
     return {name: value[: widths[name]] if isinstance(value, str) else value for name, value in row.items()}
+
+
+@cache
+def _widths(table: Table) -> dict[str, int | None]:
+    return {column.name: getattr(column.type, "length", None) for column in table.columns}
 
 
 def known_hashes(store: Store, hashes: Sequence[str]) -> set[str]:

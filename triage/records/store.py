@@ -6,9 +6,11 @@ On PostgreSQL a study's row is locked before anything of it is changed, so that 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from datetime import datetime
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import (
@@ -123,6 +125,8 @@ class Store:
         self.engine = engine
         self._reading = engine.execution_options(reads_only=True)
         self.clock = CLOCKS[engine.dialect.name]
+        # Who finds SQLite's one lock taken sleeps for milliseconds before another look; threads can do better.
+        self._turn = Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
     @property
     def backend(self) -> str:
@@ -134,9 +138,11 @@ class Store:
         """With its password, for a PostgreSQL connection of one's own."""
         return self.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
-    def writing(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
         """Commit at the end unless the block raises."""
-        return self.engine.begin()
+        with self._turn, self.engine.begin() as connection:
+            yield connection
 
     def reading(self) -> AbstractContextManager[Connection]:
         """Never takes SQLite's write lock."""

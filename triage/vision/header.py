@@ -15,7 +15,9 @@ from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.charset import STAND_ALONE_ENCODINGS, decode_bytes, python_encoding
+from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import ImplicitVRLittleEndian
 
 from triage.study import ClinicalPriority, Header
 from triage.vision.part10 import read_part10
@@ -52,7 +54,10 @@ _KEYWORDS = (
     "RequestAttributesSequence",
     "RequestedProcedurePriority",
 )
+# Float, Double Float and Pixel Data: what dcmread takes for the end of the header.
+_PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 HEADER_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in _KEYWORDS]
+_TAG_OF = dict(zip(_KEYWORDS, HEADER_TAGS, strict=True))
 
 # DICOM's terms are STAT, HIGH, ROUTINE, MEDIUM, LOW (PS3.3 C.4.11); many systems send HL7's (table 0485) or words.
 _PRIORITIES = dict.fromkeys(("STAT", "S", "EMERGENCY", "EMERGENT"), ClinicalPriority.STAT) | dict.fromkeys(
@@ -90,6 +95,22 @@ def parse_header(source: Path | bytes | bytearray | memoryview) -> Header:
         return read_header(read_part10(file, tags=HEADER_TAGS, stop_before_pixels=True))
 
 
+def parse_head(head: bytes | bytearray, transfer_syntax_uid: str) -> Header | None:
+    """Header of a data set that begins with these bytes, little endian; None if they do not reach its pixels."""
+    reached = False
+
+    def at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        nonlocal reached
+        reached = reached or tag in _PIXEL_TAGS
+        return reached
+
+    implicit = transfer_syntax_uid == ImplicitVRLittleEndian
+    with suppress(Exception):  # cut off in the middle of an element, or worse: the whole file will tell
+        dataset = read_dataset(io.BytesIO(head), implicit, True, stop_when=at_pixels, specific_tags=HEADER_TAGS)  # noqa: FBT003 - pydicom's own order: implicit VR, little endian
+        return read_header(dataset, transfer_syntax_uid) if reached else None
+    return None
+
+
 def read_header(dataset: Dataset, transfer_syntax_uid: str = "") -> Header:
     """Never raises: a value that cannot be read is an absent one. Code strings come in upper case."""
     encodings = _encodings(dataset)
@@ -125,7 +146,7 @@ def read_header(dataset: Dataset, transfer_syntax_uid: str = "") -> Header:
 def _raw(dataset: Dataset, keyword: str) -> object:
     """Bytes as read from a file, or whatever a program has put there."""
     with suppress(Exception):
-        return dataset.get_item(Tag(keyword)).value
+        return dataset.get_item(_TAG_OF.get(keyword) or Tag(keyword)).value
     return None
 
 
@@ -161,6 +182,8 @@ def _decoded(raw: object, encodings: list[str]) -> str:
 def _clean(text: str, characters: int) -> str:
     """Without control and format characters (C0, C1, escapes, right-to-left override) and lone surrogates."""
     head = text[: 4 * characters]
+    if head.isascii() and head.isprintable():
+        return head.strip()[:characters]
     seen = "".join(c for c in head if unicodedata.category(c) not in {"Cc", "Cf", "Cs"})
     return seen.strip()[:characters]
 
