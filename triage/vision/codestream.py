@@ -43,6 +43,13 @@ _END = bytes((_FILL, _EOI))
 _SOC_SIZ = b"\xff\x4f\xff\x51"
 _SIZ = struct.Struct(">HHIIIIIIIIH")
 _COMPONENT = struct.Struct(">BBB")
+_SIGNED = 0x80
+# T.800 A.6.1, A.6.2, A.4.2. SPcod begins with the decomposition levels, after Scod and SGcod.
+_COD, _COC, _SOT = 0xFF52, 0xFF53, 0xFF90
+_SEGMENT = struct.Struct(">HH")
+_LEVELS_AT = 9
+_MOST_LEVELS = 32
+_MOST_SEGMENTS = 64
 # A film has one tile, or some dozens; each costs the decoder memory.
 _MOST_TILES = 4096
 # A JP2 wrapper is not allowed in DICOM (PS3.5 A.4.4), yet it is met; its boxes before the stream are short.
@@ -56,13 +63,17 @@ _RLE_MOST_SEGMENTS = 15
 
 @dataclass(frozen=True, kw_only=True)
 class Codestream:
-    """``precision`` in bits per sample; ``is_lossless_jpeg`` for the frame type of T.81 process 14."""
+    """``precision`` in bits per sample; ``is_lossless_jpeg`` for the frame type of T.81 process 14.
+
+    ``levels``: decomposition levels of a JPEG 2000 stream (T.800 B.5) that a decoder may leave out.
+    """
 
     rows: int
     columns: int
     components: int
     precision: int
     is_lossless_jpeg: bool = False
+    levels: int = 0
 
 
 def read_codestream(frame: bytes, transfer_syntax_uid: str) -> Codestream:
@@ -130,7 +141,33 @@ def _jpeg_2000(frame: bytes) -> Codestream:
     tiles = _tiles(right - tile_left, tile_width) * _tiles(bottom - tile_top, tile_height)
     if (across, down) != (1, 1) or not 0 < tiles <= _MOST_TILES:
         raise NotAnalysed(Reason.BAD_PIXELS)
-    return Codestream(rows=bottom - top, columns=right - left, components=components, precision=(depth & 0x7F) + 1)
+    # Every 2^n-th pixel is counted from the origin of the canvas; a wrapper may hold more than the stream says.
+    plain = depth < _SIGNED and (start, top, left) == (0, 0, 0)
+    return Codestream(
+        rows=bottom - top,
+        columns=right - left,
+        components=components,
+        precision=(depth & 0x7F) + 1,
+        levels=_levels(frame) if plain else 0,
+    )
+
+
+def _levels(frame: bytes) -> int:
+    """Of the main header's COD; 0 if it is not found, or a COC says otherwise for a component."""
+    at, levels = 2, 0
+    for _ in range(_MOST_SEGMENTS):
+        segment = frame[at : at + _LEVELS_AT + 1]
+        if len(segment) <= _LEVELS_AT:
+            return 0
+        marker, length = _SEGMENT.unpack_from(segment)
+        if marker == _SOT:
+            return levels if levels <= _MOST_LEVELS else 0
+        if marker == _COC:
+            return 0
+        if marker == _COD:
+            levels = segment[_LEVELS_AT]
+        at += 2 + length
+    return 0
 
 
 def _tiles(extent: int, tile: int) -> int:
