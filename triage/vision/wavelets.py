@@ -38,7 +38,8 @@ def decode_coarse(frame: bytes, syntax: str, *, precision: int, skipped: int) ->
     picture._size = tuple(-(-side >> skipped) << skipped for side in picture.size)  # type: ignore[assignment]  # noqa: SLF001
     picture.reduce = skipped
     samples: NDArray[np.unsignedinteger] = np.asarray(picture)
-    return np.right_shift(samples, samples.dtype.type(8 * samples.itemsize - precision))
+    aligned: NDArray[np.unsignedinteger] = np.right_shift(samples, 8 * samples.itemsize - precision)
+    return aligned
 
 
 def centred(film: NDArray[np.float32], step: int) -> NDArray[np.float32]:
