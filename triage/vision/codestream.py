@@ -44,12 +44,16 @@ _SOC_SIZ = b"\xff\x4f\xff\x51"
 _SIZ = struct.Struct(">HHIIIIIIIIH")
 _COMPONENT = struct.Struct(">BBB")
 _SIGNED = 0x80
-# T.800 A.6.1, A.6.2, A.4.2. SPcod begins with the decomposition levels, after Scod and SGcod.
-_COD, _COC, _SOT = 0xFF52, 0xFF53, 0xFF90
+# T.800 A.6.1 and A.6.2. SPcod begins with the decomposition levels, after Scod and SGcod.
+_COD, _COC = 0xFF52, 0xFF53
 _SEGMENT = struct.Struct(">HH")
 _LEVELS_AT = 9
 _MOST_LEVELS = 32
 _MOST_SEGMENTS = 64
+# T.800 A.4.2: SOT, Lsot, Isot, Psot, TPsot, TNsot; and the marker after it.
+_TILE_PART = struct.Struct(">HHHIBBH")
+_SOT, _SOD, _PLT = 0xFF90, 0xFF93, 0xFF58
+_MOST_TILE_PARTS = 2**15
 # A film has one tile, or some dozens; each costs the decoder memory.
 _MOST_TILES = 4096
 # A JP2 wrapper is not allowed in DICOM (PS3.5 A.4.4), yet it is met; its boxes before the stream are short.
@@ -153,21 +157,38 @@ def _jpeg_2000(frame: bytes) -> Codestream:
 
 
 def _levels(frame: bytes) -> int:
-    """Of the main header's COD; 0 if it is not found, or a COC says otherwise for a component."""
-    at, levels = 2, 0
+    """Of the main header's COD; 0 if it is not found, if a component or tile may differ, or if tiles are cut short."""
+    at, levels = len(_SOC_SIZ) // 2, 0
     for _ in range(_MOST_SEGMENTS):
         segment = frame[at : at + _LEVELS_AT + 1]
         if len(segment) <= _LEVELS_AT:
             return 0
         marker, length = _SEGMENT.unpack_from(segment)
         if marker == _SOT:
-            return levels if levels <= _MOST_LEVELS else 0
+            return levels if levels <= _MOST_LEVELS and _tiles_are_whole(frame, at) else 0
         if marker == _COC:
             return 0
         if marker == _COD:
             levels = segment[_LEVELS_AT]
         at += 2 + length
     return 0
+
+
+def _tiles_are_whole(frame: bytes, at: int) -> bool:
+    """Whether tile-parts (T.800 A.4.2) follow each other up to the end, none with more than lengths in its header."""
+    for _ in range(_MOST_TILE_PARTS):
+        if frame[at : at + 2] == _END:
+            return True
+        part = frame[at : at + _TILE_PART.size]
+        if len(part) < _TILE_PART.size:
+            return False
+        marker, _, _, length, _, _, first = _TILE_PART.unpack(part)
+        if marker != _SOT or first not in (_SOD, _PLT):
+            return False
+        if length == 0:  # the last one, up to the end
+            return True
+        at += length
+    return False
 
 
 def _tiles(extent: int, tile: int) -> int:

@@ -24,7 +24,7 @@ from triage.vision.codestream import (
     check_rle,
     read_codestream,
 )
-from triage.vision.wavelets import decode_coarse, levels_to_skip
+from triage.vision.wavelets import decode_coarse, decode_htj2k, levels_to_skip
 
 Samples = NDArray[np.unsignedinteger]
 _Number = TypeVar("_Number", bound=np.generic)
@@ -258,7 +258,7 @@ def _decode(frame: bytes, syntax: str, stream: Codestream) -> NDArray[np.integer
         return imagecodecs.jpegls_decode(frame)
     if syntax in JPEG_2000_SYNTAXES:
         return imagecodecs.jpeg2k_decode(frame, numthreads=1)
-    return imagecodecs.htj2k_decode(frame)
+    return decode_htj2k(frame)
 
 
 def _stored_bits(dataset: Dataset, cells: Samples, geometry: Geometry) -> Samples:

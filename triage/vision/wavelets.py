@@ -7,6 +7,7 @@ levels is the film through a low-pass filter, at every 2^n-th pixel from the fir
 from __future__ import annotations
 
 import io
+import sys
 
 import imagecodecs
 import numpy as np
@@ -31,7 +32,7 @@ def decode_coarse(frame: bytes, syntax: str, *, precision: int, skipped: int) ->
     Near edges the filter overshoots: JPEG 2000 is clipped to ``precision``, HTJ2K to 0 alone.
     """
     if syntax in HTJ2K_SYNTAXES:
-        signed: NDArray[np.int16] = imagecodecs.htj2k_decode(frame, skipres=skipped).view(np.int16)
+        signed: NDArray[np.int16] = decode_htj2k(frame, skipped).view(np.int16)
         return np.maximum(signed, 0).view(np.uint16)
     picture = Jpeg2KImageFile(io.BytesIO(frame))
     # Pillow expects sides rounded to the nearest, where OpenJPEG rounds up as the standard says.
@@ -40,6 +41,23 @@ def decode_coarse(frame: bytes, syntax: str, *, precision: int, skipped: int) ->
     samples: NDArray[np.unsignedinteger] = np.asarray(picture)
     aligned: NDArray[np.unsignedinteger] = np.right_shift(samples, 8 * samples.itemsize - precision)
     return aligned
+
+
+def decode_htj2k(frame: bytes, skipped: int = 0) -> NDArray[np.integer]:
+    """Raise whatever imagecodecs does, and what it does not: ValueError for a film that broke off half-way.
+
+    What OpenJPH finds wrong in the middle it mentions to the interpreter alone, and returns the film with whatever
+    was in memory for the rest.
+    """
+    mentioned: list[object] = []
+    hook, sys.unraisablehook = sys.unraisablehook, mentioned.append
+    try:
+        film: NDArray[np.integer] = imagecodecs.htj2k_decode(frame, skipres=skipped)
+    finally:
+        sys.unraisablehook = hook
+    if mentioned:
+        raise ValueError("broken off")
+    return film
 
 
 def centred(film: NDArray[np.float32], step: int) -> NDArray[np.float32]:
