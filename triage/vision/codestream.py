@@ -44,10 +44,10 @@ _SOC_SIZ = b"\xff\x4f\xff\x51"
 _SIZ = struct.Struct(">HHIIIIIIIIH")
 _COMPONENT = struct.Struct(">BBB")
 _SIGNED = 0x80
-# T.800 A.6.1 and A.6.2. SPcod begins with the decomposition levels, after Scod and SGcod.
+# T.800 A.6.1 and A.6.2: decomposition levels and kind of wavelets, counted from the marker.
 _COD, _COC = 0xFF52, 0xFF53
 _SEGMENT = struct.Struct(">HH")
-_LEVELS_AT = 9
+_LEVELS_AT, _KIND_AT, _REVERSIBLE = 9, 13, 1
 _MOST_LEVELS = 32
 _MOST_SEGMENTS = 64
 # T.800 A.4.2: SOT, Lsot, Isot, Psot, TPsot, TNsot; and the marker after it.
@@ -69,7 +69,8 @@ _RLE_MOST_SEGMENTS = 15
 class Codestream:
     """``precision`` in bits per sample; ``is_lossless_jpeg`` for the frame type of T.81 process 14.
 
-    ``levels``: decomposition levels of a JPEG 2000 stream (T.800 B.5) that a decoder may leave out.
+    ``levels``: decomposition levels of a JPEG 2000 stream (T.800 B.5) that a decoder may leave out, ``is_reversible``
+    their kind.
     """
 
     rows: int
@@ -78,6 +79,7 @@ class Codestream:
     precision: int
     is_lossless_jpeg: bool = False
     levels: int = 0
+    is_reversible: bool = True
 
 
 def read_codestream(frame: bytes, transfer_syntax_uid: str) -> Codestream:
@@ -147,31 +149,33 @@ def _jpeg_2000(frame: bytes) -> Codestream:
         raise NotAnalysed(Reason.BAD_PIXELS)
     # Every 2^n-th pixel is counted from the origin of the canvas; a wrapper may hold more than the stream says.
     plain = depth < _SIGNED and (start, top, left) == (0, 0, 0)
+    levels, kind = _wavelets(frame) if plain else (0, _REVERSIBLE)
     return Codestream(
         rows=bottom - top,
         columns=right - left,
         components=components,
         precision=(depth & 0x7F) + 1,
-        levels=_levels(frame) if plain else 0,
+        levels=levels,
+        is_reversible=kind == _REVERSIBLE,
     )
 
 
-def _levels(frame: bytes) -> int:
-    """Of the main header's COD; 0 if it is not found, if a component or tile may differ, or if tiles are cut short."""
-    at, levels = len(_SOC_SIZ) // 2, 0
+def _wavelets(frame: bytes) -> tuple[int, int]:
+    """Levels and kind, of the main header's COD; no levels if a component or tile may differ, or is cut short."""
+    at, levels, kind = len(_SOC_SIZ) // 2, 0, _REVERSIBLE
     for _ in range(_MOST_SEGMENTS):
-        segment = frame[at : at + _LEVELS_AT + 1]
-        if len(segment) <= _LEVELS_AT:
-            return 0
+        segment = frame[at : at + _KIND_AT + 1]
+        if len(segment) <= _KIND_AT:
+            break
         marker, length = _SEGMENT.unpack_from(segment)
-        if marker == _SOT:
-            return levels if levels <= _MOST_LEVELS and _tiles_are_whole(frame, at) else 0
-        if marker == _COC:
-            return 0
+        if marker == _SOT and levels <= _MOST_LEVELS and kind in (0, _REVERSIBLE) and _tiles_are_whole(frame, at):
+            return levels, kind
+        if marker in (_COC, _SOT):
+            break
         if marker == _COD:
-            levels = segment[_LEVELS_AT]
+            levels, kind = segment[_LEVELS_AT], segment[_KIND_AT]
         at += 2 + length
-    return 0
+    return 0, _REVERSIBLE
 
 
 def _tiles_are_whole(frame: bytes, at: int) -> bool:

@@ -143,7 +143,7 @@ def read_samples(dataset: Dataset, geometry: Geometry, size_px: int | None = Non
     """Codes of the stored bits alone: unsigned (rows, columns), or (rows, columns, 3) as RGB or with Y first.
 
     A negative value is its two's complement in BitsStored bits. Where a square of ``size_px`` is all that is wanted,
-    JPEG 2000 and HTJ2K may come at every 2nd, 4th, ... row and column (see ``wavelets``). Raise NotAnalysed.
+    JPEG 2000 and HTJ2K may come as means over blocks of 2 x 2, 4 x 4, ... (see ``wavelets``). Raise NotAnalysed.
     """
     syntax = transfer_syntax_uid(dataset)
     if syntax not in DECODED_SYNTAXES:
@@ -181,7 +181,7 @@ def _levels_to_skip(dataset: Dataset, syntax: str, stream: Codestream, geometry:
 
 def _coarse(frame: bytes, syntax: str, stream: Codestream, geometry: Geometry, skipped: int) -> Samples:
     """Raise ValueError if it is not what was asked for, or whatever a codec raises."""
-    samples = decode_coarse(frame, syntax, precision=stream.precision, skipped=skipped)
+    samples = decode_coarse(frame, syntax, stream, skipped)
     wanted = tuple(-(-side >> skipped) for side in geometry.shape)
     if samples.shape != wanted or _stray_share(subsample(samples), geometry) > _STRAY_SHARE:
         raise ValueError("not the film")

@@ -21,7 +21,7 @@ from triage.study import PixelImage
 from triage.vision.frame import FEWEST_PIXELS_ACROSS, MOST_PIXELS, Samples, read_geometry, read_samples, subsample
 from triage.vision.greyscale import Tones, tones
 from triage.vision.part10 import MAGIC, PREAMBLE_BYTES, exceptions_as_reasons, read_part10
-from triage.vision.wavelets import GAP, centred
+from triage.vision.wavelets import GAP
 
 _KEYWORDS = (
     "SamplesPerPixel",
@@ -97,8 +97,7 @@ def read_pixels(dataset: Dataset, size_px: int | None = None) -> PixelImage:
         samples = read_samples(dataset, geometry, size_px)
         shown = tones(dataset, geometry, samples)
         _check(shown(subsample(samples)))
-        step = -(-geometry.rows // len(samples))
-        film = centred(shown(samples), step) if step > 1 else _in_blocks(shown, samples, size_px)
+        film = _in_blocks(shown, samples, size_px)
         return PixelImage(pixels=film, whole=(geometry.rows, geometry.columns))
 
 

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
-from triage.vision.codestream import HTJ2K_SYNTAXES
+from triage.vision.codestream import HTJ2K_SYNTAXES, Codestream
 
+# T.800 F.3.8, as filters: what one coefficient adds to pixels around it, reversible (5/3: interpolation) or not (9/7).
+_SYNTHESIS = {
+    True: (0.5, 1.0, 0.5),
+    False: (-0.0912717631, -0.0575435263, 0.5912717631, 1.1150870525, 0.5912717631, -0.0575435263, -0.0912717631),
+}
 # The film stays at least twice as large as it is wanted, so that the antialiased resize decides what is seen.
 GAP = 2
 
@@ -26,14 +32,24 @@ def levels_to_skip(rows: int, columns: int, *, levels: int, size_px: int) -> int
     return max(0, min(halvings, levels))
 
 
-def decode_coarse(frame: bytes, syntax: str, *, precision: int, skipped: int) -> NDArray[np.unsignedinteger]:
-    """A grey, unsigned stream without its finest levels; of HTJ2K 16-bit ones alone. Raise whatever codecs raise.
+def decode_coarse(frame: bytes, syntax: str, stream: Codestream, skipped: int) -> NDArray[np.unsignedinteger]:
+    """Means over blocks of a grey, unsigned film, but for its ``skipped`` finest levels; of HTJ2K 16-bit ones alone.
 
-    Near edges the filter overshoots: JPEG 2000 is clipped to ``precision``, HTJ2K to 0 alone.
+    Overshoot near edges is clipped to ``stream.precision``, in HTJ2K to 0 alone. Raise whatever codecs raise.
     """
-    if syntax in HTJ2K_SYNTAXES:
-        signed: NDArray[np.int16] = decode_htj2k(frame, skipped).view(np.int16)
-        return np.maximum(signed, 0).view(np.uint16)
+    decode = _htj2k if syntax in HTJ2K_SYNTAXES else _jpeg_2000
+    coarse = decode(frame, stream.precision, skipped)
+    means = np.rint(centred(coarse.astype(np.float32), synthesis=_SYNTHESIS[stream.is_reversible], levels=skipped))
+    most = np.float32(2 ** (8 * coarse.itemsize) - 1)
+    return np.clip(means, 0, most).astype(coarse.dtype)
+
+
+def _htj2k(frame: bytes, _: int, skipped: int) -> NDArray[np.unsignedinteger]:
+    signed: NDArray[np.int16] = decode_htj2k(frame, skipped).view(np.int16)
+    return np.maximum(signed, 0).view(np.uint16)
+
+
+def _jpeg_2000(frame: bytes, precision: int, skipped: int) -> NDArray[np.unsignedinteger]:
     picture = Jpeg2KImageFile(io.BytesIO(frame))
     # Pillow expects sides rounded to the nearest, where OpenJPEG rounds up as the standard says.
     picture._size = tuple(-(-side >> skipped) << skipped for side in picture.size)  # type: ignore[assignment]  # noqa: SLF001
@@ -60,14 +76,28 @@ def decode_htj2k(frame: bytes, skipped: int = 0) -> NDArray[np.integer]:
     return film
 
 
-def centred(film: NDArray[np.float32], step: int) -> NDArray[np.float32]:
-    """From the film at every ``step``-th pixel to the mean over each ``step`` x ``step`` pixels, by interpolation.
+def centred(film: NDArray[np.float32], *, synthesis: Sequence[float], levels: int) -> NDArray[np.float32]:
+    """From the film at every 2^n-th pixel to means over 2^n x 2^n: those it would have if the finest wavelets were 0.
 
-    Without it the film would lie up to half a pixel of its own to the right and below of where it belongs. This is the
-    mean that the whole film would have if its finest wavelets were 0: reversible synthesis (T.800 F.3) interpolates.
+    Without it the film would lie up to half a pixel of its own to the right and below of where it belongs.
     """
-    share = np.float32((step - 1) / (2 * step))
+    first, shares = _shares(np.array(synthesis), levels)
     for axis in (0, 1):
-        after = np.take(film, np.arange(1, film.shape[axis] + 1), axis, mode="clip")
-        film = film + share * (after - film)
+        last = film.shape[axis] - 1
+        at = np.arange(film.shape[axis]) + first
+        mean = np.zeros_like(film)
+        for n, share in enumerate(shares):
+            mean += np.float32(share) * np.take(film, np.clip(at + n, 0, last), axis)
+        film = mean
     return film
+
+
+def _shares(synthesis: NDArray[np.float64], levels: int) -> tuple[int, NDArray[np.float64]]:
+    """What each coefficient, from the ``first`` beside a block on, has in the block's mean: level by level upwards."""
+    first, shares = 0, np.full(2**levels, 0.5**levels)
+    reach = len(synthesis) // 2
+    for _ in range(levels):
+        finer = np.convolve(shares, synthesis)  # from first - reach on; a coefficient is at every second place
+        odd = (first - reach) % 2
+        first, shares = (first - reach + odd) // 2, finer[odd::2]
+    return first, shares
