@@ -106,10 +106,15 @@ def _in_blocks(shown: Tones, samples: Samples, size_px: int | None) -> NDArray[n
 
     The whole of it never is: some rows at a time stay in the processor's cache, and numpy widens them to eight times.
     """
-    down, across = (max(1, side // (GAP * size_px)) if size_px else 1 for side in samples.shape[:2])
-    rows = -(-_STRIP_ROWS // down) * down
-    strips = (shown(samples[top : top + rows]) for top in range(0, len(samples), rows))
-    return np.concatenate([np.asarray(Image.fromarray(strip).reduce((across, down))) for strip in strips])
+    blocks = down, across = [max(1, side // (GAP * size_px)) if size_px else 1 for side in samples.shape[:2]]
+    film = np.empty([-(-side // block) for side, block in zip(samples.shape, blocks, strict=False)], np.float32)
+    rows = -(-_STRIP_ROWS // down)
+    for top in range(0, len(film), rows):
+        strip = shown(samples[top * down : (top + rows) * down])
+        if max(blocks) > 1:
+            strip = np.asarray(Image.fromarray(strip).reduce((across, down)))
+        film[top : top + rows] = strip
+    return film
 
 
 def prepare(image: PixelImage, preprocessing: Preprocessing) -> NDArray[np.float32]:
