@@ -217,11 +217,11 @@ def _look(content: bytes, header: Header, request: Request) -> PixelImage:
     reason = request.gate(header)
     if reason is not None:
         raise NotAnalysed(reason)
-    return read_dicom(io.BytesIO(content))
+    return read_dicom(io.BytesIO(content), request.preprocessing.size_px)
 
 
 def _report(header: Header | None, reason: Reason | None, image: PixelImage | None = None) -> bytes:
-    shape = image and list(image.pixels.shape)
+    shape = image and list(image.shape)
     return json.dumps({"header": header and asdict(header), "reason": reason and reason.value, "shape": shape}).encode()
 
 
