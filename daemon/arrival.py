@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from pydicom.filereader import read_file_meta_info
 
@@ -15,7 +16,8 @@ from daemon.kept import Kept, StoredFile
 from daemon.telemetry import describe, log
 from triage.errors import NotAnalysed, Reason
 from triage.policy import ANALYSED_SOP_CLASSES
-from triage.records.intake import Intake, Receipt
+from triage.records.intake import Receipt
+from triage.records.postgresql import is_away
 from triage.records.store import DatabaseError
 from triage.study import Header, ReceivedInstance
 from triage.vision.header import parse_head, parse_header
@@ -39,12 +41,19 @@ class Head:
     first_bytes: bytes | bytearray = field(repr=False)
 
 
+class Takes(Protocol):
+    """What takes instances in: the database, or whatever stands before it."""
+
+    def receive(self, received: ReceivedInstance) -> Receipt:
+        """Raise DatabaseError."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arrivals:
     """Turns stored files into rows. Repeating it for the same file changes nothing."""
 
     kept: Kept
-    intake: Intake
+    intake: Takes
 
     def admit(
         self, stored: StoredFile, calling_ae: str = "", head: Head | None = None
@@ -63,9 +72,9 @@ class Arrivals:
             self.kept.quarantine(stored.sha256)
             raise UnidentifiableError
         if not _same(header, command):
-            self.kept.quarantine(stored.sha256)
             if _UID.fullmatch(header.study_instance_uid):
-                self._receive(stored, header, calling_ae, Reason.QUARANTINED)
+                self._receive(stored, header, calling_ae, Reason.QUARANTINED)  # first: else nobody would try again
+            self.kept.quarantine(stored.sha256)
             raise ContradictionError
         if not _UID.fullmatch(header.study_instance_uid):
             return self._receive(stored, _keyed(header), calling_ae, Reason.IDENTITY_CONFLICT)
@@ -90,6 +99,8 @@ class Arrivals:
         try:
             return self.intake.receive(received)
         except DatabaseError as error:
+            if is_away(error):
+                raise  # see `daemon.outage`
             log().warning("database_tried_again", **describe(error))
             return self.intake.receive(received)
 

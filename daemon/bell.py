@@ -90,18 +90,23 @@ class PostgresBell:
     """What a worker listens to beside PostgreSQL: LISTEN on a connection of its own, made again when it breaks."""
 
     def __init__(self, store: Store) -> None:
-        self._url = store.libpq_url
+        self._store = store
         self._connection: psycopg.Connection | None = None
 
     def wait(self, seconds: float) -> bool:
-        """Return at a ring (True) or after ``seconds``; at once on a new connection: rings may have been missed."""
+        """Return at a ring (True) or after ``seconds``; at once on a new connection: rings may have been missed.
+
+        However many there were since the last wait, they count as one: the worker looks once, not a thousand times.
+        """
         try:
             if self._connection is None:
-                self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+                self._connection = self._store.own_connection()
                 self._connection.execute(f"LISTEN {JOBS_CHANNEL}")
                 return True
-            for _ in self._connection.notifies(timeout=seconds, stop_after=1):
-                return True
+            rung = list(self._connection.notifies(timeout=seconds, stop_after=1))
+            while list(self._connection.notifies(timeout=0)):
+                continue
+            return bool(rung)
         except psycopg.OperationalError:
             self.close()
             select.select([], [], [], min(seconds, 1.0))

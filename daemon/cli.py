@@ -81,6 +81,8 @@ def receive() -> None:
     house.spool.clear_incoming()
     look_at_kept(house)
     listener = build_listener(house)
+    if house.outage:
+        house.outage.start()
     try:
         listener.start()
     except OSError as error:
@@ -90,6 +92,8 @@ def receive() -> None:
     log().info("receiving", host=house.settings.dicom_host, port=listener.port, tls=tls)
     stop.wait()
     listener.stop(grace_seconds=10.0)
+    if house.outage:
+        house.outage.stop()
 
 
 @app.command()
@@ -100,6 +104,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    from daemon.absence import Absence
     from daemon.bell import bell
     from daemon.decoder import Decoder
     from daemon.leases import Times
@@ -126,6 +131,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
             rule=house.rule,
             times=Times(lease_seconds=settings.lease_seconds, job_seconds=settings.job_seconds),
             pseudonym=house.pseudonym,
+            absence=Absence(stop),
         )
         while not stop.is_set():
             if worker.classifier is None:  # films wait, marked as such, until there is a network
@@ -144,6 +150,7 @@ def schedule() -> None:
     stop = lifecycle.stop_on_signals()
     need_database(house)
     from daemon.scheduler import Sweeps, run
+    from daemon.turn import turn
 
     settings = house.settings
     sweeps = Sweeps(
@@ -157,7 +164,8 @@ def schedule() -> None:
         retention_days=settings.retention_days,
         free_mib_min=settings.disk_free_mib_min,
     )
-    run(sweeps, settings.sweep_seconds, stop)
+    grace_seconds = settings.lease_seconds / 2 if house.store.backend == "postgresql" else 0.0
+    run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds)
 
 
 @app.command()

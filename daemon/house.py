@@ -9,7 +9,7 @@ import os
 import ssl
 import threading
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from daemon.bell import Ringer
     from daemon.dicom.association import Listener
     from daemon.kept import Kept
+    from daemon.outage import Outage
     from daemon.sandbox import Limits
     from daemon.spool import Spool
+    from triage.records.intake import Intake
     from triage.records.queue import Queue
     from triage.records.reading import Reading
     from triage.records.store import Store
@@ -58,6 +60,7 @@ class House:
 
     settings: Settings
     policy: Policy
+    process: str = "triage"
 
     @cached_property
     def spool(self) -> Spool:
@@ -73,13 +76,16 @@ class House:
     @cached_property
     def store(self) -> Store:
         from triage.records import schema
+        from triage.records.postgresql import Site
         from triage.records.store import DatabaseError, Store, open_engine, shown_url
 
         where = f"database_url {shown_url(self.settings.url)}"
         if not self.settings.database_url:
             self.spool  # noqa: B018 - SQLite's folder has to be there
+        settings = self.settings
+        site = Site(process=self.process, seconds=settings.database_seconds, most=settings.database_connections_max)
         try:
-            engine = open_engine(self.settings.url)
+            engine = open_engine(settings.url, site)
         except DatabaseError as error:
             raise TriageError(f"{where}: {_complaint(error)}") from None
         try:
@@ -103,11 +109,28 @@ class House:
         return Reading(self.store)
 
     @cached_property
-    def arrivals(self) -> Arrivals:
-        from daemon.arrival import Arrivals
+    def intake(self) -> Intake:
         from triage.records.intake import Intake
 
-        return Arrivals(kept=self.spool.kept, intake=Intake(self.store, self.policy))
+        return Intake(self.store, self.policy)
+
+    @cached_property
+    def arrivals(self) -> Arrivals:
+        from daemon.arrival import Arrivals
+
+        return Arrivals(kept=self.spool.kept, intake=self.intake)
+
+    @cached_property
+    def outage(self) -> Outage | None:
+        """What receives while PostgreSQL is away; SQLite never is. Its thread is started by the receiver."""
+        from daemon.ledger import Ledger
+        from daemon.outage import Bounds, Outage
+
+        settings = self.settings
+        if self.store.backend == "sqlite":
+            return None
+        bounds = Bounds(instances=settings.outage_instances_max, seconds=settings.outage_seconds_max)
+        return Outage(self.intake, self.spool.kept, Ledger(settings.data_dir), bounds)
 
     @cached_property
     def ringer(self) -> Ringer:
@@ -165,7 +188,7 @@ def open_house(process: str) -> House:
     os.umask(0o077)
     settings, policy = read_settings()
     telemetry.configure(settings.log_format, settings.log_level, process)
-    return House(settings, policy)
+    return House(settings, policy, process)
 
 
 def open_house_with_database(process: str) -> House:
@@ -181,7 +204,7 @@ def await_database(house: House, stop: threading.Event) -> bool:
     """Whether it was there before ``stop``: a database server may start after us. Raise TriageError if it is wrong."""
     while not stop.is_set():
         try:
-            house.arrivals.intake.check_policy()  # opens it
+            house.intake.check_policy()  # opens it
         except DatabaseUnavailableError as error:
             log().error("database_unavailable", problem=str(error), retry_seconds=_DATABASE_PAUSE_SECONDS)
             stop.wait(_DATABASE_PAUSE_SECONDS)
@@ -193,7 +216,7 @@ def await_database(house: House, stop: threading.Event) -> bool:
 def need_database(house: House) -> None:
     """End this process if the database is away: who supervises it starts it again, with growing pauses."""
     try:
-        house.arrivals.intake.check_policy()  # opens it
+        house.intake.check_policy()  # opens it
     except DatabaseUnavailableError as error:
         log().error("database_unavailable", problem=str(error))
         raise SystemExit(EXIT_AGAIN) from None
@@ -205,7 +228,8 @@ def build_listener(house: House) -> Listener:
     from daemon.receiver import Receiver, Watermark, log_association
 
     settings = house.settings
-    receiver = Receiver(spool=house.spool, arrivals=house.arrivals, ringer=house.ringer, pseudonym=house.pseudonym)
+    arrivals = replace(house.arrivals, intake=house.outage) if house.outage else house.arrivals
+    receiver = Receiver(spool=house.spool, arrivals=arrivals, ringer=house.ringer, pseudonym=house.pseudonym)
     limits = ListenerLimits(
         pdu_seconds=settings.dicom_pdu_seconds,
         idle_seconds=settings.dicom_idle_seconds,
@@ -316,6 +340,8 @@ def load_or_none(settings: Settings, policy: Policy) -> Classifier | None:
 
 def readiness(house: House) -> dict[str, object]:
     """Whether films are taken in and looked at; each sentence in ``missing`` stands on the page."""
+    from daemon.ledger import is_open
+
     missing = []
     waiting = house.queue.oldest_due_seconds()
     if waiting > WORKER_ABSENT_SECONDS:
@@ -326,4 +352,6 @@ def readiness(house: House) -> dict[str, object]:
         missing.append("Films cannot be read from where they are kept: they stand by arrival until they can.")
     if house.spool.free_mib() < house.settings.disk_free_mib_min:
         missing.append("The disk is nearly full: no new studies are received.")
+    if is_open(house.settings.data_dir):
+        missing.append("Films that came while the database was away are still being entered.")
     return {"ready": not missing, "missing": missing, "oldest_job_seconds": waiting}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from daemon.telemetry import describe, log
+from daemon.absence import Absence
 from triage.errors import LostLeaseError
 from triage.jobs import Job
 from triage.records.queue import Queue
 from triage.records.store import DatabaseError
+
+# The database is away: leases run on, so they are extended as soon as it is back.
+_AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +30,8 @@ class Times:
 class Leases:
     """A thread extends each of them, until the job's time is up: a worker that hangs loses it."""
 
-    def __init__(self, queue: Queue, times: Times) -> None:
-        self._queue, self._times = queue, times
+    def __init__(self, queue: Queue, times: Times, absence: Absence) -> None:
+        self._queue, self._times, self._absence = queue, times, absence
         self._deadlines: dict[Job, float] = {}
         self._changed = threading.Condition()
         self._done = threading.Event()
@@ -59,18 +63,21 @@ class Leases:
             self._changed.wait_for(lambda: len(self._deadlines) <= count)
 
     def _keep_beating(self) -> None:
-        while not self._done.wait(self._times.lease_seconds / 3):
+        pause = self._times.lease_seconds / 3
+        while not self._done.wait(pause):
             with self._changed:
                 now = time.monotonic()
                 alive = [job for job, deadline in self._deadlines.items() if now < deadline]
-            for job in alive:
-                self._extend(job)
+            try:
+                for job in alive:
+                    self._extend(job)
+            except DatabaseError as error:
+                self._absence.noticed(error)
+                pause = min(_AGAIN_SECONDS, pause)
+            else:
+                pause = self._times.lease_seconds / 3
 
     def _extend(self, job: Job) -> None:
         """A lease that is lost stays lost: the job's result will be refused."""
-        try:
+        with suppress(LostLeaseError):
             self._queue.heartbeat(job, self._times.lease_seconds)
-        except LostLeaseError:
-            return
-        except DatabaseError as error:
-            log().warning("heartbeat_missed", **describe(error))

@@ -50,7 +50,7 @@ class Line:
         self._idle: SimpleQueue[Decoder] = SimpleQueue()
         for decoder in decoders:
             self._idle.put(decoder)
-        self._free = threading.Semaphore(len(decoders) - 1)
+        self._free, self._changed = len(decoders), threading.Condition()
         self._decoded: Queue[Looked] = Queue(most)
         self._decoding = ThreadPoolExecutor(len(decoders), "decoder")
         self._network = ThreadPoolExecutor(1, "network")
@@ -64,25 +64,36 @@ class Line:
         self._decoding.shutdown()
         self._network.shutdown()
 
+    def wait_free(self) -> int:
+        """Return when a decoder is free, and how many are: what cannot begin yet is for other workers to claim."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free > 0)
+            return self._free
+
     def start(self, job: Job) -> None:
-        """Return when there is a decoder for the next one: what cannot be started yet is for other workers to claim.
+        """At a free decoder; only one thread may claim and start.
 
         A suspect goes alone: if it takes the worker along, no other film's attempt is lost with it.
         """
         self._leases.hold(job)
         if job.is_suspect:
             self._leases.wait_for(1)
+        self._count_free(-1)
         self._decoding.submit(self._decode, job, time.monotonic())
         if job.is_suspect:
             self._leases.wait_for(0)
-        self._free.acquire()
+
+    def _count_free(self, more: int) -> None:
+        with self._changed:
+            self._free += more
+            self._changed.notify()
 
     def _decode(self, job: Job, started: float) -> None:
         decoder = self._idle.get()
         look = self._look(job, decoder)
         self._idle.put(decoder)
         self._decoded.put(Looked(job=job, look=look, started=started))  # waits while the network is that far behind
-        self._free.release()
+        self._count_free(1)
         self._network.submit(self._take_all)
 
     def _take_all(self) -> None:

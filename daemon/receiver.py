@@ -17,6 +17,7 @@ from daemon.bell import Ringer
 from daemon.dicom.association import AssociationSummary, StoreRequest
 from daemon.dicom.negotiation import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT_EXCEEDED
 from daemon.kept import StoredFile
+from daemon.outage import OutageTooLongError
 from daemon.spool import Draft, Spool, part10_header
 from daemon.telemetry import Pseudonym, describe, log
 from triage.records.intake import Receipt
@@ -33,6 +34,7 @@ STATUS_OF: tuple[tuple[type[Exception], int, str], ...] = (
     (UnidentifiableError, 0xC000, "cannot understand"),
     (OSError, 0xA700, "out of resources: disk or pixel store"),
     (DatabaseError, 0xA700, "out of resources: database"),
+    (OutageTooLongError, 0xA700, "out of resources: database away for too long"),
     (MemoryError, 0xA700, "out of resources: memory"),
     (Exception, 0xA700, "out of resources: unforeseen"),
 )
@@ -82,6 +84,7 @@ class Receiver:
             duplicate=receipt.duplicate,
             conflict=receipt.conflict,
             reopened=receipt.reopened,
+            deferred=receipt.deferred,
             reason=received.not_analysed,
             seconds=seconds,
         )

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -14,14 +15,17 @@ from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
 from daemon.kept import KeptFile, StoredFile, verify
 from daemon.spool import Spool
 from daemon.telemetry import describe, log
+from daemon.turn import OnlyTurn, PostgresTurn
 from triage.errors import NotAnalysed
 from triage.jobs import RetryRule
 from triage.records.intake import known_hashes
+from triage.records.postgresql import is_away
 from triage.records.queue import Queue
 from triage.records.store import Store
 
 # A file may be on disk a moment before its row is committed; after this it is an orphan.
 _ORPHAN_SECONDS = 600.0
+_LOOK_SECONDS = 1.0
 _HOUR_SECONDS = 3600.0
 _DAY_SECONDS = 86400.0
 
@@ -58,7 +62,9 @@ class Sweeps:
         count = 0
         while batch := self.queue.expired_files(self.retention_days):
             for instance_id, sha256, quarantined in batch:
-                self.spool.kept.delete(sha256, quarantined=quarantined)  # first: if it fails, the next turn tries again
+                self.spool.kept.delete(sha256)  # first: if it fails, the next turn tries again
+                if quarantined:  # set aside after its row was written, unless a crash came between
+                    self.spool.kept.delete(sha256, quarantined=True)
                 self.queue.forget_file(instance_id)
             count += len(batch)
         # What could not even be listed has no row that would end its keeping.
@@ -100,25 +106,45 @@ class Sweeps:
             log().warning("disk_low", free_mib=free_mib)
 
 
-def run(sweeps: Sweeps, sweep_seconds: float, stop: threading.Event) -> None:
-    """Run the sweeps, one at a time, until asked to stop. A sweep that fails is tried again at its next turn."""
+def run(
+    sweeps: Sweeps,
+    turn: OnlyTurn | PostgresTurn,
+    sweep_seconds: float,
+    stop: threading.Event,
+    grace_seconds: float = 0.0,
+) -> None:
+    """Run the sweeps, one at a time, while it is our turn, until asked to stop.
+
+    A sweep that fails is tried again at its next turn. Leases are left alone for ``grace_seconds`` at first: whoever
+    held them may have been cut off from the database as we were, and extends them as soon as it is back.
+    """
+    while turn.wait(stop):
+        scheduler = _scheduler(sweeps, sweep_seconds, grace_seconds)
+        scheduler.start()
+        while not stop.wait(_LOOK_SECONDS) and turn.is_ours():
+            continue
+        scheduler.shutdown(wait=True)
+    turn.give_up()
+
+
+def _scheduler(sweeps: Sweeps, sweep_seconds: float, grace_seconds: float) -> BackgroundScheduler:
+    """Each sweep once at its start, then at its interval."""
     scheduler = BackgroundScheduler(
         timezone="UTC",
         executors={"default": ThreadPoolExecutor(1)},
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
     )
-    for sweep, seconds in (
-        (sweeps.expire_leases, sweep_seconds),
-        (sweeps.time_out_pending, sweep_seconds),
-        (sweeps.watch_disk, 60.0),
-        (sweeps.delete_expired_files, _HOUR_SECONDS),
-        (sweeps.adopt_orphans, _ORPHAN_SECONDS),
+    now = datetime.now(UTC)
+    for sweep, seconds, wait in (
+        (sweeps.expire_leases, sweep_seconds, grace_seconds),
+        (sweeps.time_out_pending, sweep_seconds, 0.0),
+        (sweeps.watch_disk, 60.0, 0.0),
+        (sweeps.delete_expired_files, _HOUR_SECONDS, 0.0),
+        (sweeps.adopt_orphans, _ORPHAN_SECONDS, 0.0),
     ):
-        scheduler.add_job(_guarded(sweep), "interval", seconds=seconds)
-        _guarded(sweep)()
-    scheduler.start()
-    stop.wait()
-    scheduler.shutdown(wait=True)
+        first = now + timedelta(seconds=wait)
+        scheduler.add_job(_guarded(sweep), "interval", seconds=seconds, next_run_time=first)
+    return scheduler
 
 
 def _guarded(sweep: Callable[[], None]) -> Callable[[], None]:
@@ -126,6 +152,8 @@ def _guarded(sweep: Callable[[], None]) -> Callable[[], None]:
         try:
             sweep()
         except Exception as error:  # noqa: BLE001 - the next turn tries again
+            if is_away(error):
+                return  # whoever keeps the turn says so, once
             log().error("sweep_failed", count=1, outcome=sweep.__name__, **describe(error))
 
     return guarded

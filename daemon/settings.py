@@ -35,6 +35,8 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("triage-data"), description="files, SQLite database and sockets; private to the daemon")
     database_url: str = Field("", description="sqlite:///FILE or postgresql://...; empty: SQLite in data_dir")
+    database_seconds: float = Field(10.0, ge=1, description="a PostgreSQL that answers nothing for so long is away")
+    database_connections_max: int = Field(10, ge=2, description="connections of one process to PostgreSQL")
 
     pixel_store: str = Field(
         "",
@@ -63,6 +65,9 @@ class Settings(BaseSettings):
     dicom_connections_max: int = Field(100, ge=1, description="connections at a time")
     dicom_connections_per_address_max: int = Field(25, ge=1, description="connections at a time from one address")
     dicom_instance_mib_max: int = Field(256, ge=1, description="largest instance that is received")
+
+    outage_instances_max: int = Field(10_000, ge=0, description="received while PostgreSQL is away; 0: none")
+    outage_seconds_max: float = Field(3600.0, gt=0, description="nothing is received once it has been away for longer")
 
     http_host: str = Field("127.0.0.1", description="address of the web server")
     http_port: int = Field(8080, ge=0, le=65535, description="port of the web server")

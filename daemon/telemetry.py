@@ -30,7 +30,7 @@ FIELDS = frozenset(
     {
         "event", "level", "timestamp", "logger", "process", "version", "error", "where",
         "study", "instance", "outcome", "rejection", "reason", "status", "statuses", "duplicate", "conflict",
-        "reopened", "attempts", "worker", "calling_ae", "called_ae", "address", "host", "port",
+        "reopened", "deferred", "attempts", "worker", "calling_ae", "called_ae", "address", "host", "port",
         "stored", "failed", "echoes", "bytes_received",
         "tls", "seconds", "queued_seconds", "decode_seconds", "score_seconds", "retry_seconds", "total_seconds",
         "flagged", "tier", "policy", "weights", "device", "threads", "batch", "database", "sqlite",

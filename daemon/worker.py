@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from daemon.absence import Absence
 from daemon.bell import PostgresBell, SocketBell
 from daemon.decoder import Decoder, Look
 from daemon.film import decoded, findings
@@ -23,7 +24,7 @@ from daemon.telemetry import Pseudonym, describe, log
 from triage.errors import LostLeaseError, NotAnalysed, Reason
 from triage.jobs import PASSING, WAITING, Job, RetryRule
 from triage.policy import Policy, judge
-from triage.records.queue import Queue
+from triage.records.queue import Queue, Result
 from triage.records.store import DatabaseError
 from triage.study import Finding, Priority
 from triage.vision.classifier import Classifier
@@ -54,6 +55,7 @@ class Worker:
     rule: RetryRule
     times: Times
     pseudonym: Pseudonym
+    absence: Absence
 
     def run(self, stop: threading.Event, bell: SocketBell | PostgresBell, seconds: float = float("inf")) -> None:
         """Work until asked to stop, or for so long; the jobs in hand are finished first."""
@@ -61,37 +63,38 @@ class Worker:
         with self.line() as line:
             while not stop.is_set() and time.monotonic() < end:
                 try:
-                    busy = self.take_one(line)
+                    busy = self.take(line)
                 except DatabaseError as error:
-                    log().error("database_unavailable", **describe(error))
+                    self.absence.noticed(error)
                     stop.wait(_DATABASE_PAUSE_SECONDS)
                     continue
+                self.absence.over()
                 if not busy:
                     bell.wait(LOOK_SECONDS)
 
     @contextmanager
     def line(self) -> Iterator[Line | None]:
-        """What `take_one` puts jobs on, if there is a network; leaving it waits until they are done."""
+        """What `take` puts jobs on, if there is a network; leaving it waits until they are done."""
         if self.classifier is None:
             yield None
             return
         look, conclude = partial(self._look, self.classifier), partial(self._conclude, self.classifier)
         with (
-            Leases(self.queue, self.times) as leases,
+            Leases(self.queue, self.times, self.absence) as leases,
             Line(self.decoders, leases, look=look, conclude=conclude, most=self.batch_max) as line,
         ):
             yield line
 
-    def take_one(self, line: Line | None) -> bool:
-        """Start the next job and return True; False if there is none. Raise DatabaseError."""
-        job = self.queue.claim(self.name, self.times.lease_seconds)
-        if job is None:
-            return False
-        if line is None:
-            self._defer(job)
-        else:
-            line.start(job)
-        return True
+    def take(self, line: Line | None) -> bool:
+        """Start as many jobs as decoders are free; False if there is none. Raise DatabaseError."""
+        most = line.wait_free() if line else 1
+        taken = self.queue.claim(self.name, self.times.lease_seconds, most)
+        for job in taken:
+            if line is None:
+                self._defer(job)
+            else:
+                line.start(job)
+        return bool(taken)
 
     def _defer(self, job: Job) -> None:
         self.queue.defer(job, Reason.MODEL_UNAVAILABLE, NETWORK_PAUSE_SECONDS)
@@ -108,16 +111,53 @@ class Worker:
             return Look(reason=Reason.INTERNAL_ERROR)
 
     def _conclude(self, classifier: Classifier, batch: list[Looked]) -> None:
-        """One pass for all of them; then each is recorded by itself."""
-        for looked, finding in zip(batch, self._findings(classifier, batch), strict=True):
-            try:
-                priority = self._record(looked.job, finding, classifier)
-                self._log(looked, finding, priority, len(batch))
-            except LostLeaseError:
-                study = self.pseudonym(looked.job.study_instance_uid)
-                log().warning("lease_lost", study=study, attempts=looked.job.attempts)
-            except Exception as error:  # noqa: BLE001 - its lease runs out, and it is tried again; the others go on
+        """One pass for all of them, and one transaction; what is to be tried again goes back by itself."""
+        pairs = list(zip(batch, self._findings(classifier, batch), strict=True))
+        for looked, finding in pairs:
+            if finding.reason in PASSING | WAITING:
+                self._put_back(looked, finding, len(batch))
+        others = [pair for pair in pairs if pair[1].reason not in PASSING | WAITING]
+        self._record(classifier, others, len(batch))
+
+    def _put_back(self, looked: Looked, finding: Finding, batch: int) -> None:
+        reason = finding.reason or Reason.INTERNAL_ERROR
+        try:
+            if reason in WAITING:
+                self.absence.outlast(lambda: self.queue.defer(looked.job, reason, READING_PAUSE_SECONDS))
+                priority = None
+            else:
+                priority = self.absence.outlast(lambda: self.queue.fail(looked.job, reason, self.rule))
+            self._log(looked, finding, priority, batch)
+        except LostLeaseError:
+            self._log_lost(looked.job)
+        except Exception as error:  # noqa: BLE001 - its lease runs out, and it is tried again; the others go on
+            log().error("record_failed", **describe(error))
+
+    def _record(self, classifier: Classifier, pairs: list[tuple[Looked, Finding]], batch: int) -> None:
+        """Together; where that fails each by itself, so that none takes others along."""
+        if not pairs:
+            return
+        results = [
+            Result(job=looked.job, finding=finding, priority=judge(finding, card=classifier.card, policy=self.policy))
+            for looked, finding in pairs
+        ]
+        try:
+            priorities = self.absence.outlast(lambda: self.queue.finish(results))
+        except Exception as error:  # noqa: BLE001 - its lease runs out, and it is tried again; the others go on
+            if len(pairs) > 1:
+                for pair in pairs:
+                    self._record(classifier, [pair], batch)
+            else:
                 log().error("record_failed", **describe(error))
+            return
+        for (looked, finding), priority in zip(pairs, priorities, strict=True):
+            if priority is None:
+                self._log_lost(looked.job)
+            else:
+                self._log(looked, finding, priority, batch)
+
+    def _log_lost(self, job: Job) -> None:
+        log().warning("lease_lost", study=self.pseudonym(job.study_instance_uid), attempts=job.attempts)
 
     def _findings(self, classifier: Classifier, batch: list[Looked]) -> list[Finding]:
         """Where a pass fails as a whole each film goes alone: a fault of one, or too little memory for all."""
@@ -129,15 +169,6 @@ class Worker:
             log().error("analysis_failed", study=self.pseudonym(batch[0].job.study_instance_uid), **describe(error))
             reason = Reason.RESOURCE_EXHAUSTED if isinstance(error, MemoryError) else Reason.INTERNAL_ERROR
             return [Finding(weights_sha256=classifier.card.sha256, reason=reason)]
-
-    def _record(self, job: Job, finding: Finding, classifier: Classifier) -> Priority | None:
-        """The study's new priority; None if the job will be tried again."""
-        if finding.reason in PASSING:
-            return self.queue.fail(job, finding.reason, self.rule)
-        if finding.reason in WAITING:
-            self.queue.defer(job, finding.reason, READING_PAUSE_SECONDS)
-            return None
-        return self.queue.finish(job, finding, judge(finding, card=classifier.card, policy=self.policy))
 
     def _log(self, looked: Looked, finding: Finding, priority: Priority | None, batch: int) -> None:
         """The canonical line of a look at a study."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 
 from absent import missing
 from triage.records import schema
@@ -72,7 +72,7 @@ def postgresql_url(postgresql_server: str) -> Iterator[str]:
     admin = open_engine(postgresql_server).execution_options(isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
-    url = admin.url.set(database=name).render_as_string(hide_password=False)
+    url = make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
     yield url
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -96,6 +96,8 @@ class ReceivedInstance:
     quarantined: bool = False
     # Set where the object can be kept but not analysed (another SOP class, no usable identifiers).
     not_analysed: Reason | None = None
+    # By the database's clock, where that was away when it came: its study has waited since then.
+    arrived_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.benchmarks import decode, latency, nation, network, queue, receive
+from tests.benchmarks import claims, decode, growth, latency, nation, network, queue, receive
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEASUREMENTS = {
@@ -14,6 +14,8 @@ MEASUREMENTS = {
     "queue": queue.measure,
     "network": network.measure,
     "decode": decode.measure,
+    "claims": claims.measure,
+    "growth": growth.measure,
     "nation": nation.measure,
 }
 

@@ -70,6 +70,21 @@ def test_many_rings_never_block_and_the_bell_of_a_dead_worker_is_taken_down(sqli
     assert list((deep / "bells").iterdir()) == []
 
 
+def test_a_storm_of_rings_costs_a_worker_a_few_looks(postgresql_url: str) -> None:
+    engine = open_engine(postgresql_url)
+    listening = PostgresBell(Store(engine))
+    listening.wait(0.0)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for _ in range(5000):
+            connection.execute(text("NOTIFY triage_jobs"))
+    looks = 0
+    while listening.wait(0.5):
+        looks += 1
+    assert 1 <= looks < 50
+    listening.close()
+    engine.dispose()
+
+
 def test_a_worker_listens_again_after_its_connection_was_cut(postgresql_url: str) -> None:
     engine = open_engine(postgresql_url)
     listening = PostgresBell(Store(engine))

@@ -34,6 +34,11 @@ def count(store: Store, table: Any) -> int:
         return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
 
 
+def test_the_first_film_of_a_study_takes_the_short_way(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "lock_study", None)
+    assert Intake(Store(engine), POLICY).receive(received(1)).queued
+
+
 def test_the_same_instance_again_makes_no_second_row_and_no_second_job(store: Store, intake: Intake) -> None:
     assert intake.receive(received(1)) == Receipt(queued=True)
     assert intake.receive(received(1)) == Receipt(duplicate=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from daemon.absence import Absence
 from daemon.decoder import Look
 from daemon.leases import Leases, Times
 from daemon.line import Line, Looked
@@ -87,7 +88,15 @@ class Scene:
 
 
 def leases(hearts: Hearts, lease_seconds: float = 60, job_seconds: float = 60) -> Leases:
-    return Leases(hearts, Times(lease_seconds=lease_seconds, job_seconds=job_seconds))  # type: ignore[arg-type] # a stand-in
+    times = Times(lease_seconds=lease_seconds, job_seconds=job_seconds)
+    return Leases(hearts, times, Absence())  # type: ignore[arg-type] # a stand-in
+
+
+def feed(line: Line, *jobs: Job) -> None:
+    """As the worker does."""
+    for each in jobs:
+        line.wait_free()
+        line.start(each)
 
 
 def until(ask: Callable[[], object]) -> None:
@@ -110,8 +119,7 @@ def test_what_was_decoded_while_the_network_was_busy_goes_through_together() -> 
     with scene.line() as line:
         line.start(job(1))
         until(lambda: scene.passes == [[1]])
-        for number in (2, 3, 4):
-            line.start(job(number))
+        feed(line, *map(job, (2, 3, 4)))
         until(lambda: len(scene.decoded) == 4)
         until(lambda: line._decoded.qsize() == 3)
         scene.network.set()
@@ -122,7 +130,7 @@ def test_what_was_decoded_while_the_network_was_busy_goes_through_together() -> 
 def test_a_pass_has_its_limit_and_every_film_is_in_one() -> None:
     scene = Scene()
     with scene.line() as line, ThreadPoolExecutor(1) as pool:
-        fed = pool.submit(lambda: [line.start(job(number)) for number in range(20)])
+        fed = pool.submit(feed, line, *map(job, range(20)))
         until(lambda: line._decoded.qsize() == MOST)
         scene.network.set()
         fed.result(30)
@@ -134,8 +142,7 @@ def test_a_film_that_hangs_in_its_decoder_holds_up_no_other() -> None:
     scene = Scene(stuck={1: threading.Event()})
     scene.network.set()
     with scene.line() as line:
-        for number in (1, 2, 3, 4):
-            line.start(job(number))
+        feed(line, *map(job, (1, 2, 3, 4)))
         until(lambda: scene.concluded == [2, 3, 4])
     assert scene.concluded == [2, 3, 4, 1]
 
@@ -144,12 +151,16 @@ def test_no_more_is_taken_than_can_be_decoded_at_once() -> None:
     scene = Scene(stuck={1: threading.Event(), 2: threading.Event()})
     scene.network.set()
     with scene.line() as line, ThreadPoolExecutor(1) as pool:
+        assert line.wait_free() == 2
         line.start(job(1))
-        second = pool.submit(line.start, job(2))
+        assert line.wait_free() == 1
+        line.start(job(2))
         until(lambda: scene.begun == [1, 2])
-        assert not second.done()
+        third = pool.submit(line.wait_free)
+        time.sleep(0.05)
+        assert not third.done()
         scene.stuck[1].set()
-        second.result(30)
+        assert third.result(30) == 1
 
 
 def test_a_network_that_is_far_behind_stops_the_decoders() -> None:
@@ -157,7 +168,7 @@ def test_a_network_that_is_far_behind_stops_the_decoders() -> None:
     with scene.line() as line, ThreadPoolExecutor(1) as pool:
         line.start(job(0))
         until(lambda: scene.passes == [[0]])
-        fed = pool.submit(lambda: [line.start(job(number)) for number in range(1, 20)])
+        fed = pool.submit(feed, line, *map(job, range(1, 20)))
         until(lambda: len(scene.decoded) >= 1 + MOST + 2)
         # One in the network, as many as it takes waiting for it, one at each decoder: nothing else has been begun.
         time.sleep(0.05)
@@ -170,7 +181,7 @@ def test_a_suspect_is_alone_from_beginning_to_end() -> None:
     scene = Scene()
     with scene.line() as line, ThreadPoolExecutor(1) as pool:
         line.start(job(1))
-        fed = pool.submit(lambda: [line.start(each) for each in (job(2, Reason.INTERNAL_ERROR), job(3))])
+        fed = pool.submit(feed, line, job(2, Reason.INTERNAL_ERROR), job(3))
         time.sleep(0.05)
         assert scene.begun == [1]
         scene.network.set()
@@ -182,7 +193,7 @@ def test_a_suspect_is_alone_from_beginning_to_end() -> None:
 def test_nothing_is_begun_beside_a_suspect() -> None:
     scene = Scene()
     with scene.line() as line, ThreadPoolExecutor(1) as pool:
-        fed = pool.submit(lambda: [line.start(each) for each in (job(1, Reason.INTERNAL_ERROR), job(2))])
+        fed = pool.submit(feed, line, job(1, Reason.INTERNAL_ERROR), job(2))
         until(lambda: scene.passes == [[1]])
         time.sleep(0.05)
         assert scene.begun == [1]
@@ -199,8 +210,7 @@ def test_leaving_waits_for_what_is_in_hand() -> None:
     scene = Scene()
     scene.network.set()
     with scene.line() as line:
-        for number in range(9):
-            line.start(job(number))
+        feed(line, *map(job, range(9)))
     assert sorted(scene.concluded) == list(range(9))
 
 

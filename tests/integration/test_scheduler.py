@@ -16,6 +16,7 @@ from daemon.arrival import Arrivals
 from daemon.folder import Folder
 from daemon.scheduler import Sweeps, run
 from daemon.spool import Spool, part10_header
+from daemon.turn import turn
 from making import CR, POLICY, data_set, encoded, received
 from triage.jobs import RetryRule
 from triage.records.intake import Intake
@@ -67,7 +68,7 @@ def end_jobs(sweeps: Sweeps) -> None:
 
 def test_the_lease_of_a_silent_worker_is_taken_back_and_the_others_woken(sweeps: Sweeps, rings: list[str]) -> None:
     stored(sweeps, 1)
-    assert sweeps.queue.claim("silent", 0.001) is not None
+    assert sweeps.queue.claim("silent", 0.001)
     time.sleep(0.01)
     sweeps.expire_leases()
     assert sweeps.queue.depth() == {"queued": 1}
@@ -133,9 +134,10 @@ def test_the_scheduler_goes_on_after_a_sweep_that_failed(sweeps: Sweeps) -> None
     Intake(sweeps.store, POLICY).receive(received(1))
     with sweeps.store.writing() as connection:
         connection.execute(text("ALTER TABLE findings RENAME TO elsewhere"))
-        connection.execute(update(jobs).values(state="leased", attempts=3, lease_until=sweeps.store.after(-1)))
+        past = sweeps.store.after(-1)
+        connection.execute(update(jobs).values(state="leased", token="t", attempts=3, lease_until=past))
     stop = threading.Event()
-    running = threading.Thread(target=run, args=(sweeps, 0.1, stop))
+    running = threading.Thread(target=run, args=(sweeps, turn(sweeps.store), 0.1, stop))
     running.start()
     time.sleep(0.5)  # the sweep fails: the finding cannot be written
     with sweeps.store.writing() as connection:

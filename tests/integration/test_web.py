@@ -31,7 +31,7 @@ from triage.errors import BusyError, Reason, TriageError
 from triage.policy import Policy, not_analysed
 from triage.records import schema
 from triage.records.intake import Intake
-from triage.records.queue import Queue
+from triage.records.queue import Queue, Result
 from triage.records.reading import Reading
 from triage.records.store import Store, open_engine
 from triage.records.tables import studies
@@ -97,10 +97,10 @@ class Site:
     def analyse(self, tier: Tier | None) -> None:
         """Finish the oldest job; None: without a finding."""
         queue = Queue(self.store, POLICY)
-        job = queue.claim("test", 60)
-        assert job is not None
+        (job,) = queue.claim("test", 60)
         if tier is None:
-            queue.finish(job, Finding(reason=Reason.AGE_UNKNOWN), not_analysed(Reason.AGE_UNKNOWN, POLICY))
+            shown = not_analysed(Reason.AGE_UNKNOWN, POLICY)
+            queue.finish([Result(job=job, finding=Finding(reason=Reason.AGE_UNKNOWN), priority=shown)])
             return
         flagged = tier is not Tier.UNLIKELY
         priority = Priority(
@@ -112,7 +112,8 @@ class Site:
             words=f"flagged: pneumonia {tier}" if flagged else "analysed, not flagged",
             policy_version=POLICY.version,
         )
-        queue.finish(job, Finding(weights_sha256="0" * 64, p_normal=0.1, p_bacterial=0.6, p_viral=0.3), priority)
+        found = Finding(weights_sha256="0" * 64, p_normal=0.1, p_bacterial=0.6, p_viral=0.3)
+        queue.finish([Result(job=job, finding=found, priority=priority)])
 
     def uids(self) -> list[str]:
         return [entry["study_instance_uid"] for entry in self.client.get("/api/worklist").json()["entries"]]

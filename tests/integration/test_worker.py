@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Engine, select, text, update
 
+from daemon.absence import Absence
 from daemon.arrival import Arrivals
 from daemon.bell import Ringer, bell
 from daemon.decoder import Decoder
@@ -42,7 +43,7 @@ from triage.vision.efficientnet import EfficientNetLite0
 def work_once(worker: Worker) -> bool:
     """Take one job, if there is one, and see it through."""
     with worker.line() as line:
-        return worker.take_one(line)
+        return worker.take(line)
 
 
 @dataclass
@@ -113,6 +114,7 @@ def bench(engine: Engine, tmp_path: Path, classifier: Classifier, decoders: list
         rule=RetryRule(attempts_max=2, delay_seconds=0.001),
         times=Times(lease_seconds=60, job_seconds=120),
         pseudonym=Pseudonym(spool.root),
+        absence=Absence(),
     )
     return Bench(store, spool, worker)
 
@@ -242,7 +244,7 @@ def work_off(bench: Bench, classifier: Watched) -> None:
     """All films while the network is held in its first pass, which then goes on."""
     worker = replace(bench.worker, classifier=classifier)
     with worker.line() as line:
-        while worker.take_one(line):
+        while worker.take(line):
             pass
         classifier.go_on.set()
 
@@ -309,7 +311,7 @@ def test_a_pass_that_fails_is_tried_film_by_film(bench: Bench) -> None:
 
     worker = replace(bench.worker, classifier=Poisoned(EfficientNetLite0()), rule=RetryRule(attempts_max=1))
     with worker.line() as line:
-        while worker.take_one(line):
+        while worker.take(line):
             pass
         worker.classifier.go_on.set()
     assert sorted(outcomes(bench).values()) == [("analysed", None)] * 4 + [("not_analysed", "internal_error")]

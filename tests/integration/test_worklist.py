@@ -16,7 +16,7 @@ from making import CARD, POLICY, finding, received
 from triage.errors import Reason
 from triage.policy import Policy, judge
 from triage.records.intake import Intake
-from triage.records.queue import Queue
+from triage.records.queue import Queue, Result
 from triage.records.reading import Reading
 from triage.records.store import Store, open_engine, study_columns
 from triage.records.tables import metadata, studies
@@ -30,9 +30,9 @@ READING_MINUTES = 10
 def analyse(store: Store, p_pneumonia: float, policy: Policy = POLICY) -> None:
     """Give the oldest job this result."""
     queue = Queue(store, policy)
-    job = queue.claim("test", 60)
-    assert job is not None
-    queue.finish(job, finding(p_pneumonia), judge(finding(p_pneumonia), card=CARD, policy=policy))
+    (job,) = queue.claim("test", 60)
+    found = finding(p_pneumonia)
+    queue.finish([Result(job=job, finding=found, priority=judge(found, card=CARD, policy=policy))])
 
 
 def order(engine: Engine) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
 from functools import cache, cached_property
 from typing import Any
 
@@ -30,12 +31,16 @@ _INSTANCE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What the database made of a received instance. ``queued``: a worker should wake up."""
+    """What the database made of a received instance. ``queued``: a worker should wake up.
+
+    ``deferred``: the database is away, it will be asked later.
+    """
 
     duplicate: bool = False
     conflict: bool = False
     reopened: bool = False
     queued: bool = False
+    deferred: bool = False
 
 
 def _content(policy: Policy) -> dict[str, Any]:
@@ -66,6 +71,8 @@ class Intake:
                 receipt = Receipt(queued=True)
             else:
                 receipt = self._receive_beside(connection, received, is_new=is_new)
+            if received.arrived_at and (is_new or receipt.reopened):
+                self._predate(connection, received.header, received.arrived_at, is_new=is_new)
         self._policy_is_known = True
         return receipt
 
@@ -83,8 +90,20 @@ class Intake:
         instance_id = self._insert_instance(connection, received, episode, conflict=conflict)
         self._queue_or_explain(connection, instance_id, received)
         self._update_study(connection, study, received, conflict=conflict, is_new=is_new)
-        self._store.settle(connection, header.study_instance_uid, self._policy)
+        self._store.settle(connection, [header.study_instance_uid], self._policy)
         return Receipt(conflict=conflict, reopened=reopened, queued=received.not_analysed is None)
+
+    def now(self) -> datetime:
+        """By the database's clock."""
+        with self._store.reading() as connection:
+            return connection.execute(select(self._store.now())).scalar_one()
+
+    def _predate(self, connection: Connection, header: Header, then: datetime, *, is_new: bool) -> None:
+        """It came while the database was away: its waiting began then."""
+        limit = timedelta(minutes=self._policy.waiting_limit_minutes)
+        values = {"waiting_since": then, "overdue_at": then + limit}
+        same = studies.c.study_instance_uid == header.study_instance_uid
+        connection.execute(update(studies).where(same).values(values | ({"received_at": then} if is_new else {})))
 
     def check_policy(self) -> None:
         """Raise SettingsError if this version of the policy has made priorities with other content."""
@@ -107,7 +126,8 @@ class Intake:
         header = received.header
         shown = _fit(studies, {name: getattr(header, name) for name in (*_SHOWN, "modality", "study_instance_uid")})
         priority = {"clinical_priority": int(header.clinical_priority), **study_columns(rules.pending(self._policy))}
-        return connection.execute(self._inserts["study"], shown | priority).rowcount > 0
+        counted = {"preserve_rowcount": True}  # else PostgreSQL's is -1 after an insert
+        return connection.execute(self._inserts["study"], shown | priority, execution_options=counted).rowcount > 0
 
     def _is_known(self, connection: Connection, header: Header) -> bool:
         found = connection.execute(self._inserts["known"], {"sop_instance_uid": header.sop_instance_uid})
@@ -194,7 +214,7 @@ class Intake:
         if received.not_analysed is not None:
             finding = Finding(reason=received.not_analysed)
             priority = rules.not_analysed(received.not_analysed, self._policy)
-            self._store.write_finding(connection, instance_id, finding, priority)
+            self._store.write_findings(connection, [(instance_id, finding, priority)])
             return
         self._queue(connection, instance_id)
 

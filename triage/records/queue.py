@@ -5,18 +5,32 @@ Every change of a leased job names its token; a worker whose lease was given awa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from secrets import token_hex
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, case, func, literal_column, select, tuple_, update
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.sql.elements import ColumnElement
 
 from triage import policy as rules
 from triage.errors import LostLeaseError, Reason
 from triage.jobs import Job, JobState, RetryRule, retry_after
 from triage.policy import Policy
-from triage.records.store import OPEN_JOBS, Store, has_open_job
-from triage.records.tables import instances, jobs, studies
+from triage.records.store import Store, has_open_job
+from triage.records.tables import IS_LEASED, IS_OPEN, IS_QUEUED, instances, jobs, studies
 from triage.study import Analysis, Finding, Priority
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a look at one instance came to."""
+
+    job: Job
+    finding: Finding
+    priority: Priority
 
 
 class Queue:
@@ -25,70 +39,80 @@ class Queue:
     def __init__(self, store: Store, policy: Policy) -> None:
         self._store = store
         self._policy = policy
+        self._claims: dict[tuple[int, float], ReturningUpdate[Any]] = {}
 
-    def claim(self, worker: str, lease_seconds: float) -> Job | None:
-        """Lease the oldest job that is due; None if there is none. The attempt is counted here."""
+    def claim(self, worker: str, lease_seconds: float, most: int = 1) -> list[Job]:
+        """Lease the oldest jobs that are due, in their order. The attempt is counted here.
+
+        One that may have ended its last worker comes alone: what was claimed beside it would lose an attempt with it.
+        """
+        kind = (most, lease_seconds)
+        if kind not in self._claims:
+            self._claims[kind] = self._claim(most, lease_seconds)
+        statement = self._claims[kind]
+        with self._store.at_once() as connection:
+            rows = connection.execute(statement, {"worker": worker, "token": token_hex(16)}).mappings().all()
+        return [_job(row) for row in sorted(rows, key=lambda row: (row["available_at"], row["job_id"]))]
+
+    def _claim(self, most: int, lease_seconds: float) -> ReturningUpdate[Any]:
+        """One statement. SQLite gives back columns of the changed table alone, hence the small queries at the end."""
         now = self._store.now()
         due = (
-            select(jobs.c.job_id)
-            .where((jobs.c.state == JobState.QUEUED) & (jobs.c.available_at <= now))
+            select(jobs.c.job_id, jobs.c.available_at, jobs.c.reason)
+            .where(IS_QUEUED & (jobs.c.available_at <= now))
             .order_by(jobs.c.available_at, jobs.c.job_id)
-            .limit(1)
+            .limit(most)
             .with_for_update(skip_locked=True)
-            .scalar_subquery()
+            .cte("due")
         )
-        token = token_hex(16)
-        claim = (
+        is_suspect = case((due.c.reason == Reason.INTERNAL_ERROR, 1), else_=0)
+        oldest_first = (due.c.available_at, due.c.job_id)
+        suspects = func.sum(is_suspect).over(order_by=oldest_first).label("suspects")
+        place = func.row_number().over(order_by=oldest_first).label("place")
+        taken = select(due.c.job_id, suspects, place).subquery("taken")
+        chosen = select(taken.c.job_id).where((taken.c.place == 1) | (taken.c.suspects == 0))
+        of_job = instances.c.instance_id == literal_column("jobs.instance_id")  # else its table is left out on SQLite
+        study_instance_uid = select(instances.c.study_instance_uid).where(of_job).scalar_subquery()
+        sha256 = select(instances.c.sha256).where(of_job).scalar_subquery()
+        return (
             update(jobs)
-            .where(jobs.c.job_id == due)
+            .where(jobs.c.job_id.in_(chosen))
             .values(
                 state=JobState.LEASED,
                 attempts=jobs.c.attempts + 1,
-                worker=worker,
-                token=token,
+                worker=bindparam("worker"),
+                token=bindparam("token"),
                 lease_until=self._store.after(lease_seconds),
             )
-            .returning(jobs.c.job_id)
-        )
-        with self._store.writing() as connection:
-            job_id = connection.execute(claim).scalar_one_or_none()
-            return None if job_id is None else self._job(connection, job_id)
-
-    def _job(self, connection: Connection, job_id: int) -> Job:
-        row = connection.execute(
-            select(jobs, instances.c.study_instance_uid, instances.c.sha256, self._store.now().label("claimed_at"))
-            .join(instances, instances.c.instance_id == jobs.c.instance_id)
-            .where(jobs.c.job_id == job_id)
-        ).mappings()
-        job = row.one()
-        return Job(
-            job_id=job["job_id"],
-            instance_id=job["instance_id"],
-            study_instance_uid=job["study_instance_uid"],
-            sha256=job["sha256"],
-            attempts=job["attempts"],
-            token=job["token"],
-            queued_seconds=(job["claimed_at"] - job["created_at"]).total_seconds(),
-            last_reason=job["reason"] and Reason(job["reason"]),
+            .returning(
+                jobs,
+                study_instance_uid.label("study_instance_uid"),
+                sha256.label("sha256"),
+                now.label("claimed_at"),
+            )
         )
 
     def heartbeat(self, job: Job, lease_seconds: float) -> None:
         """Extend the lease. Raise LostLeaseError if it is no longer this worker's."""
-        with self._store.writing() as connection:
+        with self._store.at_once() as connection:
             extended = update(jobs).where(_held(job)).values(lease_until=self._store.after(lease_seconds))
             if connection.execute(extended).rowcount == 0:
                 raise LostLeaseError("the lease was given to another worker")
 
-    def finish(self, job: Job, finding: Finding, priority: Priority) -> Priority:
-        """Record the result and return the study's new priority. Raise LostLeaseError if the lease is lost."""
-        return self._end(job, JobState.DONE, finding, priority)
+    def finish(self, results: Sequence[Result]) -> list[Priority | None]:
+        """Record results together; the new priority of each one's study, None where the lease is lost."""
+        return self._end(JobState.DONE, results)
 
     def fail(self, job: Job, reason: Reason, rule: RetryRule) -> Priority | None:
         """Queue the job again, or bury it and record the reason: then return the study's priority."""
         delay = retry_after(reason, job.attempts, rule)
         if delay is None:
-            return self._end(job, JobState.BURIED, Finding(reason=reason), rules.not_analysed(reason, self._policy))
-        with self._store.writing() as connection:
+            shown = rules.not_analysed(reason, self._policy)
+            (ended,) = self._end(JobState.BURIED, [Result(job=job, finding=Finding(reason=reason), priority=shown)])
+            if ended is None:
+                raise LostLeaseError("the lease was given to another worker")
+            return ended
+        with self._store.at_once() as connection:
             again = update(jobs).where(_held(job)).values(**self._queued(delay), reason=reason)
             if connection.execute(again).rowcount == 0:
                 raise LostLeaseError("the lease was given to another worker")
@@ -123,15 +147,41 @@ class Queue:
             "lease_until": None,
         }
 
-    def _end(self, job: Job, state: JobState, finding: Finding, priority: Priority) -> Priority:
+    def _end(self, state: JobState, results: Sequence[Result]) -> list[Priority | None]:
         with self._store.writing() as connection:
-            self._store.lock_study(connection, job.study_instance_uid)
-            ended = update(jobs).where(_held(job))
-            values = {"state": state, "reason": finding.reason, "finished_at": self._store.now(), "lease_until": None}
-            if connection.execute(ended.values(values)).rowcount == 0:
-                raise LostLeaseError("the lease was given to another worker")
-            self._store.write_finding(connection, job.instance_id, finding, priority)
-            return self._store.settle(connection, job.study_instance_uid, self._policy)
+            self._store.lock_studies(connection, {result.job.study_instance_uid for result in results})
+            ended = self._ended(connection, state, results)
+            counted = [result for result in results if result.job.job_id in ended]
+            if not counted:
+                return [None] * len(results)
+            self._store.write_findings(
+                connection, [(result.job.instance_id, result.finding, result.priority) for result in counted]
+            )
+            studies_of = {result.job.study_instance_uid for result in counted}
+            settled = self._store.settle(connection, studies_of, self._policy)
+        return [settled[r.job.study_instance_uid] if r.job.job_id in ended else None for r in results]
+
+    def _ended(self, connection: Connection, state: JobState, results: Sequence[Result]) -> set[int]:
+        """Those whose lease was still held, by job_id. One statement for each reason: mostly there is none."""
+        ended: set[int] = set()
+        for reason in {result.finding.reason for result in results}:
+            alike = [result.job for result in results if result.finding.reason == reason]
+            numbers, pairs = [job.job_id for job in alike], [(job.job_id, job.token) for job in alike]
+            values = {"numbers": numbers, "pairs": pairs, "ended": state, "why": reason}
+            ended.update(connection.execute(self._ending, values).scalars())
+        return ended
+
+    @cached_property
+    def _ending(self) -> ReturningUpdate[Any]:
+        """By number, which has an index; and then by number and token."""
+        held = tuple_(jobs.c.job_id, jobs.c.token).in_(bindparam("pairs", expanding=True)) & IS_LEASED
+        values: dict[str, Any] = {"state": bindparam("ended"), "reason": bindparam("why"), "lease_until": None}
+        return (
+            update(jobs)
+            .where(jobs.c.job_id.in_(bindparam("numbers", expanding=True)) & held)
+            .values({**values, "finished_at": self._store.now()})
+            .returning(jobs.c.job_id)
+        )
 
     # -- sweeps ------------------------------------------------------------------------------------------------
 
@@ -139,7 +189,7 @@ class Queue:
         """Take back leases that ran out, or all of ``worker``, which is known to be dead: (queued again, buried)."""
         lapsed = (jobs.c.worker == worker) if worker else (jobs.c.lease_until <= self._store.now())
         with self._store.reading() as connection:
-            rows = self._leases(connection, (jobs.c.state == JobState.LEASED) & lapsed)
+            rows = self._leases(connection, IS_LEASED & lapsed)
         again = buried = 0
         for row in rows:
             job = Job(**{name: row[name] for name in _JOB_COLUMNS}, queued_seconds=0.0)
@@ -165,7 +215,7 @@ class Queue:
         late = (
             select(instances.c.study_instance_uid)
             .join(jobs, jobs.c.instance_id == instances.c.instance_id)
-            .where(jobs.c.state.in_(OPEN_JOBS) & (jobs.c.created_at <= self._store.after(-limit_seconds)))
+            .where(IS_OPEN & (jobs.c.created_at <= self._store.after(-limit_seconds)))
         )
         with self._store.writing() as connection:
             shown = rules.not_analysed(Reason.TIMEOUT, self._policy)
@@ -173,13 +223,13 @@ class Queue:
 
     def depth(self) -> dict[str, int]:
         """Number of jobs in each open state."""
-        query = select(jobs.c.state, func.count()).where(jobs.c.state.in_(OPEN_JOBS)).group_by(jobs.c.state)
+        query = select(jobs.c.state, func.count()).where(IS_OPEN).group_by(jobs.c.state)
         with self._store.reading() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
     def oldest_due_seconds(self) -> float:
         """How long the first job that is due has waited for a worker; 0 if there is none."""
-        due = (jobs.c.state == JobState.QUEUED) & (jobs.c.available_at <= self._store.now())
+        due = IS_QUEUED & (jobs.c.available_at <= self._store.now())
         query = select(func.min(jobs.c.available_at), self._store.now()).where(due)
         with self._store.reading() as connection:
             oldest, now = connection.execute(query).one()
@@ -207,4 +257,12 @@ _JOB_COLUMNS = ("job_id", "instance_id", "study_instance_uid", "sha256", "attemp
 
 
 def _held(job: Job) -> ColumnElement[bool]:
-    return (jobs.c.job_id == job.job_id) & (jobs.c.token == job.token) & (jobs.c.state == JobState.LEASED)
+    return (jobs.c.job_id == job.job_id) & (jobs.c.token == job.token) & IS_LEASED
+
+
+def _job(row: RowMapping) -> Job:
+    return Job(
+        **{name: row[name] for name in _JOB_COLUMNS},
+        queued_seconds=(row["claimed_at"] - row["created_at"]).total_seconds(),
+        last_reason=row["reason"] and Reason(row["reason"]),
+    )

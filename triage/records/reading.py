@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping, func, select, text, update
 
 from triage.errors import ConflictError, Reason, StudyNotFoundError
 from triage.records.store import Store
-from triage.records.tables import UtcDateTime, findings, instances, studies
+from triage.records.tables import IS_UNREAD, UtcDateTime, findings, instances, studies
 from triage.study import ClinicalPriority, Status, WorklistEntry
 
 
@@ -59,7 +59,7 @@ class Reading:
 
     def count_not_analysed(self, reason: Reason) -> int:
         """Open studies that show this reason."""
-        shown = (studies.c.status != Status.READ) & (studies.c.reason == reason)
+        shown = IS_UNREAD & (studies.c.reason == reason)
         with self._store.reading() as connection:
             return int(connection.execute(select(func.count()).select_from(studies).where(shown)).scalar_one())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from alembic import command
@@ -11,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from triage.errors import TriageError
+from triage.records.postgresql import unhurried
 from triage.records.tables import metadata
 from triage.worklist import CLOCKS, reading_worklist
 
@@ -38,8 +40,9 @@ def upgrade(engine: Engine) -> None:
             return  # the usual case takes no lock
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.begin() as connection:
+    with engine.begin() as connection, ExitStack() as stack:
         if connection.dialect.name == "postgresql":
+            stack.enter_context(unhurried(connection))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         if _is_current(connection):
             return

@@ -6,24 +6,28 @@ On PostgreSQL a study's row is locked before anything of it is changed, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from datetime import datetime
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
 from sqlalchemy import (
     URL,
+    BindParameter,
     ColumnElement,
     Connection,
     Engine,
     RowMapping,
+    Select,
+    Update,
+    bindparam,
+    case,
     create_engine,
     event,
     exists,
-    func,
-    insert,
     literal_column,
     make_url,
     select,
@@ -34,9 +38,9 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from triage import policy as rules
 from triage.errors import Reason, SettingsError, StudyNotFoundError, TriageError
-from triage.jobs import JobState
 from triage.policy import Policy
-from triage.records.tables import UtcDateTime, findings, instances, jobs, studies
+from triage.records.postgresql import Patient, Site, own_connection, postgresql_engine
+from triage.records.tables import IS_OPEN, UtcDateTime, findings, instances, jobs, studies
 from triage.study import (
     Analysis,
     Etiology,
@@ -58,23 +62,17 @@ OperationError = OperationalError
 JOBS_CHANNEL = "triage_jobs"
 # The interpreter's own SQLite may have the WAL-reset bug (3.7.0 to 3.51.2); pysqlite3's wheel brings a newer one.
 SQLITE_MIN = (3, 51, 3)
-OPEN_JOBS = (JobState.QUEUED, JobState.LEASED)
 
 
-def open_engine(database_url: str) -> Engine:
+def open_engine(database_url: str, site: Site | None = None) -> Engine:
     """Raise sqlalchemy.exc.ArgumentError for a URL that is none, TriageError for SQLite where it is too old.
 
-    Nothing is connected yet.
+    Nothing is connected yet. ``site`` is for PostgreSQL.
     """
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(database_url)
-    options = "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000"
-    return create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
-        connect_args={"options": options, "connect_timeout": 5, "tcp_user_timeout": 10000},
-    )
+    return postgresql_engine(url, site or Site())
 
 
 def shown_url(database_url: str) -> str:
@@ -124,6 +122,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._reading = engine.execution_options(reads_only=True)
+        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         self.clock = CLOCKS[engine.dialect.name]
         # Who finds SQLite's one lock taken sleeps for milliseconds before another look; threads can do better.
         self._turn = Lock() if engine.dialect.name == "sqlite" else nullcontext()
@@ -133,10 +132,9 @@ class Store:
         """Either sqlite or postgresql."""
         return self.engine.dialect.name
 
-    @property
-    def libpq_url(self) -> str:
-        """With its password, for a PostgreSQL connection of one's own."""
-        return self.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    def own_connection(self) -> Patient:
+        """PostgreSQL alone: a connection beside the pool, autocommitting. Raise psycopg.OperationalError."""
+        return own_connection(self.engine)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -147,6 +145,12 @@ class Store:
     def reading(self) -> AbstractContextManager[Connection]:
         """Never takes SQLite's write lock."""
         return self._reading.begin()
+
+    def at_once(self) -> AbstractContextManager[Connection]:
+        """For a single statement: a transaction of its own, on PostgreSQL without two more questions around it."""
+        if self.backend == "sqlite":
+            return self.writing()
+        return self._at_once.begin()
 
     def now(self) -> ColumnElement[datetime]:
         """The database's clock, UTC."""
@@ -164,44 +168,85 @@ class Store:
             raise StudyNotFoundError("no study is held under this Study Instance UID")
         return row
 
+    def lock_studies(self, connection: Connection, study_instance_uids: Collection[str]) -> None:
+        """Always in the same order: two transactions that want the same studies cannot wait for each other."""
+        if self.backend == "postgresql":  # on SQLite whoever writes is alone
+            connection.execute(_LOCK_STUDIES, {"uids": list(study_instance_uids)})
+
     def insert_if_absent(self, table: Any) -> Any:  # noqa: ANN401 - two dialects' classes with no shared base
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
         return dialect.insert(table).on_conflict_do_nothing()
 
-    def write_finding(self, connection: Connection, instance_id: int, finding: Finding, priority: Priority) -> None:
-        """One row an instance and weights: the same result again replaces itself."""
-        key = (findings.c.instance_id == instance_id) & (findings.c.weights_sha256 == finding.weights_sha256)
-        connection.execute(findings.delete().where(key))
-        row = {
-            "instance_id": instance_id,
-            "weights_sha256": finding.weights_sha256,
-            "p_normal": finding.p_normal,
-            "p_bacterial": finding.p_bacterial,
-            "p_viral": finding.p_viral,
-            "found_at": self.now(),
-            **study_columns(priority),
-        }
-        connection.execute(insert(findings).values(row))
+    def write_findings(self, connection: Connection, found: Sequence[tuple[int, Finding, Priority]]) -> None:
+        """(instance_id, finding, priority); one row an instance and weights: the same again replaces itself."""
+        rows = [
+            {
+                "instance_id": instance_id,
+                "weights_sha256": finding.weights_sha256,
+                "p_normal": finding.p_normal,
+                "p_bacterial": finding.p_bacterial,
+                "p_viral": finding.p_viral,
+                **study_columns(priority),
+            }
+            for instance_id, finding, priority in found
+        ]
+        connection.execute(self._adding_finding, rows)
 
-    def settle(self, connection: Connection, study_instance_uid: str, policy: Policy) -> Priority:
-        """Recompute the study's priority from the findings of the current reading. The study's row must be locked."""
-        current = (
-            (instances.c.study_instance_uid == study_instance_uid)
-            & (studies.c.study_instance_uid == study_instance_uid)
-            & (instances.c.episode == studies.c.episode)
-        )
-        of_findings = findings.c.instance_id == instances.c.instance_id
-        found = connection.execute(select(findings).where(current & of_findings)).mappings().all()
-        is_open = (jobs.c.instance_id == instances.c.instance_id) & jobs.c.state.in_(OPEN_JOBS)
-        open_jobs = connection.execute(select(func.count(jobs.c.job_id)).where(current & is_open)).scalar_one()
-        priority = rules.combine([_priority(row) for row in found], open_jobs, policy)
-        analysed_at = None if priority.analysis is Analysis.PENDING else self.now()
-        connection.execute(
-            update(studies)
-            .where(studies.c.study_instance_uid == study_instance_uid)
-            .values(analysed_at=analysed_at, **study_columns(priority))
-        )
-        return priority
+    @cached_property
+    def _adding_finding(self) -> Any:  # noqa: ANN401 - two dialects' classes with no shared base
+        """Made once: to put it together each time would take longer than to run it."""
+        dialect = postgresql if self.backend == "postgresql" else sqlite
+        row: dict[str, Any] = {column.name: bindparam(column.name) for column in findings.columns}
+        adding = dialect.insert(findings).values(row | {"found_at": self.now()})
+        again = {column.name: column for column in adding.excluded if column.name not in findings.primary_key}
+        return adding.on_conflict_do_update(index_elements=list(findings.primary_key), set_=again)
+
+    def settle(
+        self, connection: Connection, study_instance_uids: Collection[str], policy: Policy
+    ) -> dict[str, Priority]:
+        """Recompute studies' priorities from the findings of their current reading. Their rows must be locked."""
+        found: dict[str, list[Priority]] = {uid: [] for uid in study_instance_uids}
+        open_jobs = dict.fromkeys(study_instance_uids, 0)
+        for row in connection.execute(_OF_CURRENT_READING, {"uids": list(study_instance_uids)}).mappings():
+            if row["analysis"] is not None:
+                found[row["study_instance_uid"]].append(_priority(row))
+            open_jobs[row["study_instance_uid"]] += row["is_open"]
+        settled = {uid: rules.combine(found[uid], open_jobs[uid], policy) for uid in sorted(study_instance_uids)}
+        for is_pending, change in self._settling.items():
+            rows = [
+                {"uid": uid, **study_columns(priority)}
+                for uid, priority in settled.items()
+                if (priority.analysis is Analysis.PENDING) is is_pending
+            ]
+            if rows:
+                connection.execute(change, rows)
+        return settled
+
+    @cached_property
+    def _settling(self) -> dict[bool, Update]:
+        """By whether the study is pending still."""
+        values: dict[str, Any] = {field.name: bindparam(field.name) for field in fields(Priority)}
+        change = update(studies).where(studies.c.study_instance_uid == bindparam("uid"))
+        return {True: change.values(**values, analysed_at=None), False: change.values(**values, analysed_at=self.now())}
+
+
+def _of_current_reading() -> Select[Any]:
+    """A row for each finding, with no finding in it where there is none, and whether the instance's job is open."""
+    is_open = case((IS_OPEN, 1), else_=0).label("is_open")
+    columns = [findings.c[field.name] for field in fields(Priority)]
+    return (
+        select(instances.c.study_instance_uid, is_open, *columns)
+        .join(studies, studies.c.study_instance_uid == instances.c.study_instance_uid)
+        .outerjoin(findings, findings.c.instance_id == instances.c.instance_id)
+        .outerjoin(jobs, jobs.c.instance_id == instances.c.instance_id)
+        .where(instances.c.study_instance_uid.in_(_UIDS) & (instances.c.episode == studies.c.episode))
+    )
+
+
+_UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
+_UID = studies.c.study_instance_uid
+_LOCK_STUDIES = select(_UID).where(_UID.in_(_UIDS)).order_by(_UID).with_for_update()
+_OF_CURRENT_READING = _of_current_reading()
 
 
 def study_columns(priority: Priority) -> dict[str, Any]:
@@ -224,4 +269,4 @@ def _priority(row: RowMapping) -> Priority:
 
 def has_open_job() -> ColumnElement[bool]:
     """Whether the instance of the enclosing query still waits for its analysis."""
-    return exists().where((jobs.c.instance_id == instances.c.instance_id) & jobs.c.state.in_(OPEN_JOBS))
+    return exists().where((jobs.c.instance_id == instances.c.instance_id) & IS_OPEN)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -99,7 +100,8 @@ studies = Table(
     Column("analysed_at", UtcDateTime),
     Column("identity_conflict", Boolean, nullable=False),
 )
-# The worklist never looks at studies that have been read, however many there are.
+# The worklist never looks at studies that have been read, however many there are. Written out, as for jobs below.
+IS_UNREAD = studies.c.status != literal_column("'read'")
 Index(
     "ix_studies_open",
     studies.c.clinical_priority,
@@ -143,6 +145,10 @@ jobs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
 )
+# Written out, never bound: only so does either database see that the partial index below will do.
+IS_OPEN = jobs.c.state.in_([literal_column("'queued'"), literal_column("'leased'")])
+IS_QUEUED = IS_OPEN & (jobs.c.state == literal_column("'queued'"))
+IS_LEASED = IS_OPEN & (jobs.c.state == literal_column("'leased'"))
 Index(
     "ix_jobs_open",
     jobs.c.state,
