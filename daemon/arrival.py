@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pydicom.filereader import read_file_meta_info
 
-from daemon.spool import Spool, StoredFile
+from daemon.kept import Kept, StoredFile
 from daemon.telemetry import describe, log
 from triage.errors import NotAnalysed, Reason
 from triage.policy import ANALYSED_SOP_CLASSES
@@ -52,7 +52,7 @@ class Takes(Protocol):
 class Arrivals:
     """Turns stored files into rows. Repeating it for the same file changes nothing."""
 
-    spool: Spool
+    kept: Kept
     intake: Takes
 
     def admit(
@@ -69,12 +69,12 @@ class Arrivals:
             # Nothing can be made out but the command: list it under a key of our own rather than lose it.
             return self._receive(stored, _keyed(command), calling_ae, outcome.reason)
         if not header.sop_instance_uid or not header.sop_class_uid:
-            self.spool.quarantine(stored)
+            self.kept.quarantine(stored.sha256)
             raise UnidentifiableError
         if not _same(header, command):
             if _UID.fullmatch(header.study_instance_uid):
                 self._receive(stored, header, calling_ae, Reason.QUARANTINED)  # first: else nobody would try again
-            self.spool.quarantine(stored)
+            self.kept.quarantine(stored.sha256)
             raise ContradictionError
         if not _UID.fullmatch(header.study_instance_uid):
             return self._receive(stored, _keyed(header), calling_ae, Reason.IDENTITY_CONFLICT)

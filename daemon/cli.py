@@ -28,6 +28,7 @@ from daemon.house import (
     build_listener,
     decoding_limits,
     load_or_none,
+    look_at_kept,
     need_database,
     open_house,
     open_house_with_database,
@@ -78,6 +79,7 @@ def receive() -> None:
     stop = lifecycle.stop_on_signals()
     need_database(house)
     house.spool.clear_incoming()
+    look_at_kept(house)
     listener = build_listener(house)
     if house.outage:
         house.outage.start()
@@ -122,7 +124,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
         worker = Worker(
             name=full_name,
             queue=house.queue,
-            spool=house.spool,
+            kept=house.spool.kept,
             decoders=decoders,
             batch_max=settings.batch_max,
             classifier=load_or_none(settings, house.policy),
@@ -179,7 +181,7 @@ def web() -> None:
 
     settings = house.settings
     hosts = (settings.http_host, *settings.http_allowed_hosts)
-    drawing = Drawing(reading=house.reading, spool=house.spool) if settings.explanations else None
+    drawing = Drawing(reading=house.reading, kept=house.spool.kept) if settings.explanations else None
     app = build_app(house.reading, house.queue, house.policy, hosts, lambda: readiness(house), drawing=drawing)
     serve(app, settings.http_host, settings.http_port, stop)
 

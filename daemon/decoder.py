@@ -65,6 +65,7 @@ class Decoder:
         self._turn = threading.Lock()
         self._nursery: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._line: socket.socket | None = None  # to the child of the next look
 
     def __enter__(self) -> Self:
         return self
@@ -82,12 +83,13 @@ class Decoder:
         started = time.monotonic()
         with self._turn:
             look = self._look(pickle.dumps(request), preprocessing.size_px)
+            self._expect()
         return replace(look, seconds=time.monotonic() - started)
 
     def warm(self) -> None:
         """Start the nursery now, so that the first film need not wait for it."""
         with self._turn:
-            self._nursery_control()
+            self._expect()
 
     def close(self) -> None:
         """End the nursery and its child. A later look starts anew."""
@@ -109,11 +111,12 @@ class Decoder:
     @contextmanager
     def _child(self) -> Iterator[socket.socket]:
         """A line to a new child that has said it is alive."""
-        line, its_end = socket.socketpair()
+        self._expect()
+        line, self._line = self._line, None
+        if line is None:
+            raise _NoChildError
         with line:
             try:
-                with its_end:
-                    socket.send_fds(self._nursery_control(), [ALIVE], [its_end.fileno()])
                 line.settimeout(_BIRTH_SECONDS)
                 alive = line.recv(1)
             except OSError:
@@ -121,6 +124,19 @@ class Decoder:
             if alive != ALIVE:
                 raise _NoChildError
             yield line
+
+    def _expect(self) -> None:
+        """Have the next child born, if it is not: no film waits for its birth. What fails is found out by the look."""
+        if self._line is not None:
+            return
+        line, its_end = socket.socketpair()
+        try:
+            with its_end:
+                socket.send_fds(self._nursery_control(), [ALIVE], [its_end.fileno()])
+        except OSError:
+            line.close()
+        else:
+            self._line = line
 
     def _nursery_control(self) -> socket.socket:
         if self._control is None:
@@ -138,13 +154,13 @@ class Decoder:
 
     def _kill(self) -> None:
         """The whole group, so that no child survives its nursery."""
-        if self._control is not None:
-            self._control.close()
+        for line in filter(None, (self._control, self._line)):
+            line.close()
         if self._nursery is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._nursery.pid, signal.SIGKILL)
             self._nursery.wait()
-        self._control = self._nursery = None
+        self._control = self._line = self._nursery = None
 
     def _asked(self, line: socket.socket, request: bytes, size_px: int) -> bytes:
         """Bytes of the answer; no more than an answer can have."""

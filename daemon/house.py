@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from daemon.arrival import Arrivals
     from daemon.bell import Ringer
     from daemon.dicom.association import Listener
+    from daemon.kept import Kept
     from daemon.outage import Outage
     from daemon.sandbox import Limits
     from daemon.spool import Spool
@@ -65,7 +66,7 @@ class House:
     def spool(self) -> Spool:
         from daemon.spool import Spool
 
-        spool = Spool(self.settings.data_dir)
+        spool = Spool(self.settings.data_dir, _kept(self.settings))
         try:
             spool.prepare()
         except OSError as error:
@@ -117,7 +118,7 @@ class House:
     def arrivals(self) -> Arrivals:
         from daemon.arrival import Arrivals
 
-        return Arrivals(spool=self.spool, intake=self.intake)
+        return Arrivals(kept=self.spool.kept, intake=self.intake)
 
     @cached_property
     def outage(self) -> Outage | None:
@@ -129,7 +130,7 @@ class House:
         if self.store.backend == "sqlite":
             return None
         bounds = Bounds(instances=settings.outage_instances_max, seconds=settings.outage_seconds_max)
-        return Outage(self.intake, self.spool, Ledger(settings.data_dir), bounds)
+        return Outage(self.intake, self.spool.kept, Ledger(settings.data_dir), bounds)
 
     @cached_property
     def ringer(self) -> Ringer:
@@ -144,6 +145,31 @@ class House:
     @property
     def rule(self) -> RetryRule:
         return RetryRule(attempts_max=self.settings.attempts_max, delay_seconds=self.settings.retry_seconds)
+
+
+def _kept(settings: Settings) -> Kept:
+    """Where films are kept: in the data folder, or in a bucket."""
+    if not settings.pixel_store:
+        from daemon.folder import Folder
+
+        return Folder(settings.data_dir)
+    from daemon.bucket import Bucket
+    from daemon.tray import Tray
+
+    return Bucket(
+        settings.pixel_store,
+        Tray(settings.data_dir / "fetched"),
+        seconds=settings.pixel_store_seconds,
+        endpoint=settings.pixel_store_endpoint,
+    )
+
+
+def look_at_kept(house: House) -> None:
+    """Receiving starts although the pixel store is away: it may come back. Raise TriageError if it refuses us."""
+    try:
+        house.spool.kept.check()
+    except OSError as error:
+        log().error("pixel_store_unavailable", **telemetry.describe(error))
 
 
 def _may_pass(error: Exception, backend: str) -> bool:
@@ -322,6 +348,8 @@ def readiness(house: House) -> dict[str, object]:
         missing.append("No worker looks at the films: the order is first come, first served.")
     if house.reading.count_not_analysed(Reason.MODEL_UNAVAILABLE):
         missing.append("Films came while the network could not be loaded: they stand by arrival, not analysed.")
+    if house.reading.count_not_analysed(Reason.PIXELS_UNREADABLE):
+        missing.append("Films cannot be read from where they are kept: they stand by arrival until they can.")
     if house.spool.free_mib() < house.settings.disk_free_mib_min:
         missing.append("The disk is nearly full: no new studies are received.")
     if is_open(house.settings.data_dir):

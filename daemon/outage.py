@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
+from daemon.kept import Kept, StoredFile
 from daemon.ledger import Entry, Ledger
-from daemon.spool import Spool, StoredFile
 from daemon.telemetry import describe, log
+from triage.errors import NotAnalysed, Reason
 from triage.records.intake import Intake, Receipt
 from triage.records.postgresql import is_away
 from triage.records.store import DatabaseError
@@ -41,8 +42,8 @@ class OutageTooLongError(Exception):
 class Outage:
     """Stands between arrivals and the database. Called from many threads; `start` before, `stop` after."""
 
-    def __init__(self, intake: Intake, spool: Spool, ledger: Ledger, bounds: Bounds) -> None:
-        self._intake, self._spool, self._ledger, self._bounds = intake, spool, ledger, bounds
+    def __init__(self, intake: Intake, kept: Kept, ledger: Ledger, bounds: Bounds) -> None:
+        self._intake, self._kept, self._ledger, self._bounds = intake, kept, ledger, bounds
         self._changed = threading.Condition()
         self._since: float | None = None
         self._stopped = threading.Event()
@@ -141,10 +142,14 @@ class Outage:
         Raise DatabaseError while it is away. What it refuses stays on disk: the scheduler looks for orphans.
         """
         arrived_at = datetime.fromtimestamp(min(entry.noted_at, time.time()) + ahead, UTC)
-        late = Arrivals(spool=self._spool, intake=_Late(self._intake, arrived_at))
-        path = self._spool.path(entry.sha256)
+        late = Arrivals(kept=self._kept, intake=_Late(self._intake, arrived_at))
         try:
-            late.admit(StoredFile(path=path, sha256=entry.sha256, size_bytes=entry.size_bytes), entry.calling_ae)
+            with self._kept.reading(entry.sha256) as path:
+                late.admit(StoredFile(path=path, sha256=entry.sha256, size_bytes=entry.size_bytes), entry.calling_ae)
+        except NotAnalysed as outcome:
+            if outcome.reason is Reason.PIXELS_UNREADABLE:
+                raise
+            log().error("ledger_entry_refused", reason=outcome.reason)
         except (ContradictionError, UnidentifiableError):
             return
         except (DatabaseError, OSError) as error:

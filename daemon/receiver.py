@@ -1,4 +1,4 @@
-"""Bytes arrive: on disk and fsynced, in the database and committed, only then Success.
+"""Bytes arrive: on disk and fsynced, kept where films are kept, in the database and committed, only then Success.
 
 No pixel is decoded here, and nothing the analysis does can change an answer. A failure status means "lost for ever" at
 many senders, so whatever can be kept and listed is: an unusual object is stored and shown as "not analysed".
@@ -16,8 +16,9 @@ from daemon.arrival import Arrivals, ContradictionError, Head, UnidentifiableErr
 from daemon.bell import Ringer
 from daemon.dicom.association import AssociationSummary, StoreRequest
 from daemon.dicom.negotiation import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT_EXCEEDED
+from daemon.kept import StoredFile
 from daemon.outage import OutageTooLongError
-from daemon.spool import Draft, Spool, StoredFile, part10_header
+from daemon.spool import Draft, Spool, part10_header
 from daemon.telemetry import Pseudonym, describe, log
 from triage.records.intake import Receipt
 from triage.records.store import DatabaseError
@@ -31,7 +32,7 @@ HEAD_BYTES = 64 * 1024
 STATUS_OF: tuple[tuple[type[Exception], int, str], ...] = (
     (ContradictionError, 0xA900, "data set does not match SOP class"),
     (UnidentifiableError, 0xC000, "cannot understand"),
-    (OSError, 0xA700, "out of resources: disk"),
+    (OSError, 0xA700, "out of resources: disk or pixel store"),
     (DatabaseError, 0xA700, "out of resources: database"),
     (OutageTooLongError, 0xA700, "out of resources: database away for too long"),
     (MemoryError, 0xA700, "out of resources: memory"),
@@ -66,7 +67,10 @@ class Receiver:
         return status
 
     def admit(self, stored: StoredFile, head: Head, request: StoreRequest, began: float) -> int:
-        received, receipt = self.arrivals.admit(stored, request.calling_ae, head)
+        try:
+            received, receipt = self.arrivals.admit(stored, request.calling_ae, head)
+        finally:
+            self.spool.let_go(stored)
         if receipt.queued:
             self.ringer.ring()
         self._log(received, receipt, time.monotonic() - began)

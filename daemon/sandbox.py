@@ -16,6 +16,7 @@ import logging
 import os
 import pickle
 import resource
+import select
 import signal
 import socket
 import struct
@@ -44,6 +45,7 @@ MOST_REPORT_BYTES = 64 * 1024
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # linux/prctl.h
 _OPEN_FILES = 16
+_NOT_YET_SECONDS = 0.02
 _CODECS = ("JPEG8", "JPEGLS", "JPEG2K", "HTJ2K", "DICOMRLE")
 
 
@@ -132,6 +134,8 @@ def _live(line: socket.socket, nursery: int) -> None:
     if os.getppid() != nursery:  # it died before that
         return
     line.sendall(ALIVE)
+    if not select.select([line], [], [], _NOT_YET_SECONDS)[0]:
+        _look_at_a_wedge()  # while nobody waits: the memory that a look touches becomes this process's own
     with line.makefile("rb") as incoming:
         content = incoming.read()
     report, pixels = _answer(content)
@@ -200,10 +204,12 @@ def _read(request: Request) -> bytes:
         if request.path.stat().st_size > request.limits.file_bytes:
             raise NotAnalysed(Reason.TOO_LARGE)
         content = request.path.read_bytes()
-    except OSError:
-        raise NotAnalysed(Reason.DECODE_ERROR) from None
+    except OSError as error:
+        # Where the folder is gone too, it is the disk that is missing.
+        is_gone = isinstance(error, FileNotFoundError) and request.path.parent.is_dir()
+        raise NotAnalysed(Reason.PIXELS_DAMAGED if is_gone else Reason.PIXELS_UNREADABLE) from None
     if hashlib.sha256(content).hexdigest() != request.sha256:
-        raise NotAnalysed(Reason.DECODE_ERROR)
+        raise NotAnalysed(Reason.PIXELS_DAMAGED)
     return content
 
 
@@ -211,11 +217,11 @@ def _look(content: bytes, header: Header, request: Request) -> PixelImage:
     reason = request.gate(header)
     if reason is not None:
         raise NotAnalysed(reason)
-    return read_dicom(io.BytesIO(content))
+    return read_dicom(io.BytesIO(content), request.preprocessing.size_px)
 
 
 def _report(header: Header | None, reason: Reason | None, image: PixelImage | None = None) -> bytes:
-    shape = image and list(image.pixels.shape)
+    shape = image and list(image.shape)
     return json.dumps({"header": header and asdict(header), "reason": reason and reason.value, "shape": shape}).encode()
 
 

@@ -12,9 +12,11 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
+from daemon.kept import KeptFile, StoredFile, verify
 from daemon.spool import Spool
 from daemon.telemetry import describe, log
 from daemon.turn import OnlyTurn, PostgresTurn
+from triage.errors import NotAnalysed
 from triage.jobs import RetryRule
 from triage.records.intake import known_hashes
 from triage.records.postgresql import is_away
@@ -60,14 +62,14 @@ class Sweeps:
         count = 0
         while batch := self.queue.expired_files(self.retention_days):
             for instance_id, sha256, quarantined in batch:
-                self.spool.delete(sha256)  # first: if it fails, the next turn tries again
+                self.spool.kept.delete(sha256)  # first: if it fails, the next turn tries again
                 if quarantined:  # set aside after its row was written, unless a crash came between
-                    self.spool.delete(sha256, quarantined=True)
+                    self.spool.kept.delete(sha256, quarantined=True)
                 self.queue.forget_file(instance_id)
             count += len(batch)
         # What could not even be listed has no row that would end its keeping.
-        for file in self.spool.files(self.retention_days * _DAY_SECONDS, quarantined=True):
-            self.spool.delete(file.sha256, quarantined=True)
+        for file in self.spool.kept.files(self.retention_days * _DAY_SECONDS, quarantined=True):
+            self.spool.kept.delete(file.sha256, quarantined=True)
             count += 1
         if count:
             log().info("files_deleted", count=count)
@@ -77,14 +79,25 @@ class Sweeps:
 
         Their sender was not told that they had been stored and may send them again: that is then the same instance.
         """
-        found = {file.sha256: file for file in self.spool.files(older_than_seconds=_ORPHAN_SECONDS)}
+        found = {file.sha256: file for file in self.spool.kept.files(older_than_seconds=_ORPHAN_SECONDS)}
         orphans = found.keys() - known_hashes(self.store, list(found))
-        for sha256 in orphans:
-            with suppress(ContradictionError, UnidentifiableError):
-                self.arrivals.admit(found[sha256])
-        if orphans:
-            log().warning("orphans_adopted", count=len(orphans))
+        adopted = sum(self._adopt(found[sha256]) for sha256 in orphans)
+        if adopted:
+            log().warning("orphans_adopted", count=adopted)
             self.ring()
+
+    def _adopt(self, orphan: KeptFile) -> bool:
+        """Whether it could be read, and is what its name says."""
+        try:
+            with self.spool.kept.reading(orphan.sha256) as path:
+                verify(path, orphan.sha256)
+                stored = StoredFile(path=path, sha256=orphan.sha256, size_bytes=orphan.size_bytes)
+                with suppress(ContradictionError, UnidentifiableError):
+                    self.arrivals.admit(stored)
+        except NotAnalysed as outcome:
+            log().warning("orphan_unreadable", reason=outcome.reason)
+            return False
+        return True
 
     def watch_disk(self) -> None:
         """A word before the receiver starts to refuse."""

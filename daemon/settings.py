@@ -38,6 +38,16 @@ class Settings(BaseSettings):
     database_seconds: float = Field(10.0, ge=1, description="a PostgreSQL that answers nothing for so long is away")
     database_connections_max: int = Field(10, ge=2, description="connections of one process to PostgreSQL")
 
+    pixel_store: str = Field(
+        "",
+        pattern=r"^(s3://[a-z0-9][a-z0-9._-]+(/[\w./-]*)?)?$",
+        description="s3://BUCKET/PREFIX: films are kept there, with credentials of AWS_* variables; empty: in data_dir",
+    )
+    pixel_store_endpoint: str = Field(
+        "", pattern=r"^(https?://.+)?$", description="https://HOST:PORT of an S3 store that is not Amazon's"
+    )
+    pixel_store_seconds: float = Field(20.0, gt=0, description="deadline for each request to it, with all its retries")
+
     dicom_host: str = Field("0.0.0.0", description="address the receiver listens on")  # noqa: S104 - peers are listed
     dicom_port: int = Field(11112, ge=0, le=65535, description="port of the receiver; 0: any free one")
     receivers: int = Field(1, ge=1, le=16, description="receiver processes that share the port; each has its own caps")
@@ -116,6 +126,8 @@ class Settings(BaseSettings):
             )
         if self.job_seconds <= self.decode_seconds:
             raise ValueError("job_seconds must be more than decode_seconds: decoding is only a part of a job")
+        if self.pixel_store and self.job_seconds <= self.decode_seconds + self.pixel_store_seconds:
+            raise ValueError("job_seconds must be more than decode_seconds and pixel_store_seconds together")
         if self.receivers > 1 and self.dicom_port == 0:
             raise ValueError("receivers: several of them need a dicom_port to share, not 0")
         for peer in self.dicom_peers:

@@ -1,11 +1,8 @@
-"""Files on disk: written whole and durable, or not at all; named by their own sha256, never by received text.
+"""What arrives: written whole and durable on this machine, then kept; named by its own sha256, never by received text.
 
-    data_dir/incoming/    being written; emptied at start
-    data_dir/instances/   ab/<sha256>.dcm
-    data_dir/quarantine/  ab/<sha256>.dcm, bytes that contradict their command or cannot be identified
+    data_dir/incoming/    being written: a tray for each process that receives
 
-The order that needs no promise of the file system: write aside, fsync the file, rename, fsync the folder. All folders
-are made, and made durable, at start.
+Where it is kept from then on is `daemon.kept`'s: a folder, or a bucket.
 """
 
 from __future__ import annotations
@@ -16,33 +13,22 @@ import os
 import shutil
 import stat
 import struct
-import time
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 
+from daemon.folder import fsync_folder
+from daemon.kept import Kept, StoredFile
+from daemon.tray import Tray
 from triage.errors import TriageError
 
 # One constant, so that the same instance is the same file after an upgrade (PS3.10 7.1 asks for the element).
 IMPLEMENTATION_CLASS_UID = "2.25.146862405384711029376481253647893275012"
-_SUFFIX = ".dcm"
 _ZERO_PREAMBLE = bytes(128) + b"DICM"
 # (0002,0001), File Meta Information Version.
 _VERSION = struct.pack("<HH2sHL2s", 2, 1, b"OB", 0, 2, b"\0\1")
 _LIBC = ctypes.CDLL(None)
 _SYNC_FILE_RANGE_WRITE = 2
 _FLUSHED_BYTES = 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredFile:
-    """A durable file. ``sha256`` is of the whole file: sha256sum(1) checks it."""
-
-    path: Path
-    sha256: str
-    size_bytes: int
 
 
 def part10_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -71,7 +57,7 @@ class Draft:
 
     def __init__(self, spool: Spool, header: bytes) -> None:
         self._spool = spool
-        self._path = spool.incoming / token_hex(16)
+        self._path = spool.incoming.place()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, 0o600)
         self._digest = hashlib.sha256()
@@ -94,18 +80,16 @@ class Draft:
             self._flushing = self._written
 
     def keep(self) -> StoredFile:
-        """File and folder are fsynced when this returns. The same content again is written over itself."""
+        """Durable and kept when this returns; then `Spool.let_go`. The same content again is written over itself."""
         sha256 = self._digest.hexdigest()
-        final = self._spool.path(sha256)
         try:
             os.fsync(self._descriptor)
-            self._path.rename(final)
-            _fsync_folder(final.parent)
+            path = self._spool.kept.keep(self._path, sha256, self._written)
         except BaseException:
             self.discard()
             raise
         self._close()
-        return StoredFile(path=final, sha256=sha256, size_bytes=self._written)
+        return StoredFile(path=path, sha256=sha256, size_bytes=self._written)
 
     def discard(self) -> None:
         """Nothing is left behind. Doing it twice is no error."""
@@ -127,42 +111,35 @@ def _begin_flush(descriptor: int, start: int, end: int) -> None:
 
 
 class Spool:
-    """All files under one folder. Raises OSError when the disk does not do as asked; nothing is left behind then."""
+    """What is written here goes to ``kept``. Raises OSError where either does not do as asked: nothing is left then."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, kept: Kept) -> None:
         self.root = data_dir
-        self.incoming = data_dir / "incoming"
-        self._instances = data_dir / "instances"
-        self._quarantine = data_dir / "quarantine"
+        self.kept = kept
+        self._room = data_dir / "incoming"
+        self.incoming = Tray(self._room)
 
     def prepare(self) -> None:
         """Make the folders, private to the daemon. Call before anything else. Raise TriageError if they cannot be."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._shut_out_others()
-        for folder in (self.incoming, self._instances, self._quarantine):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        for room in (self._instances, self._quarantine):
-            for number in range(256):
-                (room / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
-            _fsync_folder(room)
-        _fsync_folder(self.root)
+        self.incoming.prepare()
+        self.kept.prepare()
+        fsync_folder(self.root)
 
     def _shut_out_others(self) -> None:
         """A folder that holds other things is left as it is: to shut it could lock somebody else out."""
         status = self.root.stat()
         if not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             return
-        empty_or_ours = self._instances.is_dir() or not any(self.root.iterdir())
+        empty_or_ours = self._room.is_dir() or not any(self.root.iterdir())
         if status.st_uid != os.geteuid() or not empty_or_ours:
             raise TriageError(f"data_dir {self.root}: open to other users; name a folder of its own, with mode 0700")
         self.root.chmod(0o700)
 
     def clear_incoming(self) -> int:
-        """Remove what a crash left half-written: nobody was told it had been stored. Only the receiver may call it."""
-        left = list(self.incoming.iterdir())
-        for path in left:
-            path.unlink(missing_ok=True)
-        return len(left)
+        """Remove what dead receivers left half-written: nobody was told it had been stored."""
+        return self.incoming.clear_dead()
 
     def write(self, header: bytes, data_set: bytes | memoryview) -> StoredFile:
         """All at once; see ``Draft``."""
@@ -174,40 +151,11 @@ class Spool:
             raise
         return draft.keep()
 
-    def path(self, sha256: str, *, quarantined: bool = False) -> Path:
-        """Where a file of this content lies, or would lie."""
-        room = self._quarantine if quarantined else self._instances
-        return room / sha256[:2] / (sha256 + _SUFFIX)
-
-    def quarantine(self, stored: StoredFile) -> None:
-        """Move a file out of the instances, durably."""
-        room = self.path(stored.sha256, quarantined=True)
-        stored.path.rename(room)
-        _fsync_folder(room.parent)
-        _fsync_folder(stored.path.parent)
-
-    def delete(self, sha256: str, *, quarantined: bool = False) -> None:
-        """Deleting what is not there is no error."""
-        self.path(sha256, quarantined=quarantined).unlink(missing_ok=True)
-
-    def files(self, older_than_seconds: float, *, quarantined: bool = False) -> Iterator[StoredFile]:
-        """Every kept file last written at least so long ago."""
-        newest = time.time() - older_than_seconds
-        room = self._quarantine if quarantined else self._instances
-        for path in room.glob(f"*/*{_SUFFIX}"):
-            with suppress(FileNotFoundError):
-                status = path.stat()
-                if status.st_mtime <= newest:
-                    yield StoredFile(path=path, sha256=path.stem, size_bytes=status.st_size)
+    def let_go(self, stored: StoredFile) -> None:
+        """Nobody here reads it any more: a copy of what is kept elsewhere goes."""
+        if self.incoming.holds(stored.path):
+            stored.path.unlink(missing_ok=True)
 
     def free_mib(self) -> int:
-        """Space left for us on the volume."""
+        """Space left for what arrives."""
         return shutil.disk_usage(self.root).free // 2**20
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,12 +17,12 @@ from daemon.absence import Absence
 from daemon.bell import PostgresBell, SocketBell
 from daemon.decoder import Decoder, Look
 from daemon.film import decoded, findings
+from daemon.kept import Kept
 from daemon.leases import Leases, Times
 from daemon.line import Line, Looked
-from daemon.spool import Spool
 from daemon.telemetry import Pseudonym, describe, log
-from triage.errors import LostLeaseError, Reason
-from triage.jobs import PASSING, Job, RetryRule
+from triage.errors import LostLeaseError, NotAnalysed, Reason
+from triage.jobs import PASSING, WAITING, Job, RetryRule
 from triage.policy import Policy, judge
 from triage.records.queue import Queue, Result
 from triage.records.store import DatabaseError
@@ -34,6 +34,8 @@ LOOK_SECONDS = 1.0
 _DATABASE_PAUSE_SECONDS = 1.0
 # Without a network: how long a film waits for the next look, and a worker before the network is loaded again.
 NETWORK_PAUSE_SECONDS = 30.0
+# How long a film waits that cannot be read from where it is kept.
+READING_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Worker:
 
     name: str
     queue: Queue
-    spool: Spool
+    kept: Kept
     decoders: Sequence[Decoder]
     classifier: Classifier | None
     batch_max: int
@@ -100,7 +102,10 @@ class Worker:
 
     def _look(self, classifier: Classifier, job: Job, decoder: Decoder) -> Look:
         try:
-            return decoded(self.spool.path(job.sha256), job.sha256, decoder, classifier.card, self.policy)
+            with self.kept.reading(job.sha256) as path:
+                return decoded(path, job.sha256, decoder, classifier.card, self.policy)
+        except NotAnalysed as outcome:
+            return Look(reason=outcome.reason)
         except Exception as error:  # noqa: BLE001 - one bad film costs one film, never the worker
             log().error("analysis_failed", study=self.pseudonym(job.study_instance_uid), **describe(error))
             return Look(reason=Reason.INTERNAL_ERROR)
@@ -109,14 +114,19 @@ class Worker:
         """One pass for all of them, and one transaction; what is to be tried again goes back by itself."""
         pairs = list(zip(batch, self._findings(classifier, batch), strict=True))
         for looked, finding in pairs:
-            if finding.reason in PASSING:
+            if finding.reason in PASSING | WAITING:
                 self._put_back(looked, finding, len(batch))
-        self._record(classifier, [pair for pair in pairs if pair[1].reason not in PASSING], len(batch))
+        others = [pair for pair in pairs if pair[1].reason not in PASSING | WAITING]
+        self._record(classifier, others, len(batch))
 
     def _put_back(self, looked: Looked, finding: Finding, batch: int) -> None:
         reason = finding.reason or Reason.INTERNAL_ERROR
         try:
-            priority = self.absence.outlast(lambda: self.queue.fail(looked.job, reason, self.rule))
+            if reason in WAITING:
+                self.absence.outlast(lambda: self.queue.defer(looked.job, reason, READING_PAUSE_SECONDS))
+                priority = None
+            else:
+                priority = self.absence.outlast(lambda: self.queue.fail(looked.job, reason, self.rule))
             self._log(looked, finding, priority, batch)
         except LostLeaseError:
             self._log_lost(looked.job)

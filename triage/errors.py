@@ -29,6 +29,9 @@ class Reason(StrEnum):
     VIEW_UNKNOWN = "view_unknown", "projection not stated"
     AGE_OUT_OF_RANGE = "age_out_of_range", "age outside the validated range"
     AGE_UNKNOWN = "age_unknown", "age not stated"
+    # Is it still there, as it came? Found while reading it back.
+    PIXELS_UNREADABLE = "pixels_unreadable", "stored file cannot be read just now"
+    PIXELS_DAMAGED = "pixels_damaged", "stored file missing or altered"
     # Can it be seen? Found while decoding.
     MISSING_PIXELS = "missing_pixels", "no image in the object"
     BAD_PIXELS = "bad_pixels", "image inconsistent, blank or saturated"

@@ -57,8 +57,16 @@ class RetryRule:
 
 # What another attempt may mend. Everything else would end the same way and is recorded at once.
 PASSING = frozenset(
-    {Reason.DECODE_CRASH, Reason.DECODE_TIMEOUT, Reason.RESOURCE_EXHAUSTED, Reason.INTERNAL_ERROR},
+    {
+        Reason.PIXELS_DAMAGED,
+        Reason.DECODE_CRASH,
+        Reason.DECODE_TIMEOUT,
+        Reason.RESOURCE_EXHAUSTED,
+        Reason.INTERNAL_ERROR,
+    },
 )
+# No fault of the film, nor of the attempt: it does not count, and there are as many as it takes.
+WAITING = frozenset({Reason.MODEL_UNAVAILABLE, Reason.PIXELS_UNREADABLE})
 
 
 def retry_after(reason: Reason, attempts: int, rule: RetryRule) -> float | None:

@@ -102,9 +102,25 @@ class ReceivedInstance:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PixelImage:
-    """A film as the network may see it: float32 (H, W) in [0, 1], bright = dense."""
+    """A film as the network may see it: float32 (H, W) in [0, 1], bright = dense.
+
+    ``whole``: rows and columns of the film itself, where each of ``pixels`` is the mean over a block of its pixels.
+    """
 
     pixels: NDArray[np.float32] = field(repr=False)
+    whole: tuple[int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the film itself."""
+        rows, columns = self.whole or self.pixels.shape
+        return rows, columns
+
+    @property
+    def sides(self) -> tuple[float, float]:
+        """Height and width of the film in ``pixels``; the last row and column may lie on it in part."""
+        rows, columns = (whole / -(-whole // left) for whole, left in zip(self.shape, self.pixels.shape, strict=True))
+        return rows, columns
 
 
 class Explanation(StrEnum):

@@ -11,11 +11,11 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, Response
 
-from daemon.spool import Spool
+from daemon.kept import Kept, verify
 from daemon.telemetry import log
 from daemon.web import page
 from daemon.web.schemas import Kind, Uid, failures
-from triage.errors import BusyError
+from triage.errors import BusyError, NotAnalysed
 from triage.records.reading import Reading
 from triage.study import Explanation
 
@@ -29,19 +29,21 @@ class Drawing:
     """One picture at a time: readers must not take the processor from the films that wait."""
 
     reading: Reading
-    spool: Spool
+    kept: Kept
     turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def draw(self, study_instance_uid: str, kind: Explanation) -> bytes:
         """PNG. Raise StudyNotFoundError if no film of it can be explained, BusyError if it could not be drawn now."""
-        path = self.spool.path(self.reading.film_to_explain(study_instance_uid))
+        sha256 = self.reading.film_to_explain(study_instance_uid)
         if not self.turn.acquire(timeout=_WAIT_SECONDS):
             raise BusyError("other explanations are being drawn")
         try:
-            # The file's name is the hash of its content, so that a list of processes tells nothing.
-            command = [sys.executable, "-m", "daemon.cli", "explain", str(path), "--kind", kind, "--out", "-"]
-            found = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=True)  # noqa: S603 - no shell, our own words
-        except (subprocess.SubprocessError, OSError) as error:
+            with self.kept.reading(sha256) as path:
+                verify(path, sha256)
+                # The file's name says nothing of a patient, so that a list of processes tells nothing.
+                command = [sys.executable, "-m", "daemon.cli", "explain", str(path), "--kind", kind, "--out", "-"]
+                found = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=True)  # noqa: S603 - no shell, our own words
+        except (NotAnalysed, subprocess.SubprocessError, OSError) as error:
             log().warning("explanation_failed", error=type(error).__name__)
             raise BusyError("the explanation could not be drawn") from None
         finally:

@@ -63,7 +63,9 @@ def wait_for(ask: Callable[[], T], seconds: float = 60.0, pause: float = 0.05) -
 
 
 @contextmanager
-def associated(port: int, contexts: Iterable[tuple[str, str]], seconds: float = 60) -> Iterator[Association]:
+def associated(
+    port: int, contexts: Iterable[tuple[str, str]], seconds: float = 60, address: str = "127.0.0.1"
+) -> Iterator[Association]:
     """An association with these (abstract, transfer) syntaxes; established or not."""
     ae = AE("PACS")
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = seconds
@@ -71,7 +73,7 @@ def associated(port: int, contexts: Iterable[tuple[str, str]], seconds: float = 
         ae.add_requested_context(*pair)
     connections: list[socket.socket] = []
     opened = (evt.EVT_CONN_OPEN, lambda event: connections.append(event.assoc.dul.socket.socket))
-    association = ae.associate("127.0.0.1", port, ae_title="TRIAGE", evt_handlers=[opened])
+    association = ae.associate(address, port, ae_title="TRIAGE", evt_handlers=[opened])
     try:
         yield association
     finally:
@@ -85,18 +87,23 @@ def associated(port: int, contexts: Iterable[tuple[str, str]], seconds: float = 
 
 @dataclass
 class Daemon:
-    """One data folder and the commands that run on it. Settings by name in lower case, over `QUICK`."""
+    """One data folder and the commands that run on it. Settings by name in lower case, over `QUICK`.
+
+    ``inside``: the command that runs a command on the machine whose ``address`` it is, where that is not this one.
+    """
 
     home: Path
     settings: dict[str, object] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     orphans: list[psutil.Process] = field(default_factory=list)
+    address: str = "127.0.0.1"
+    inside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         self.dicom_port = int(str(self.settings.get("dicom_port") or free_port()))
         self.http_port = int(str(self.settings.get("http_port") or free_port()))
-        self.data_dir = self.home / "data"
+        self.data_dir = Path(str(self.settings.get("data_dir") or self.home / "data"))
         self.scratch = self.home / "scratch"
         self.scratch.mkdir(exist_ok=True)
 
@@ -117,7 +124,7 @@ class Daemon:
             self.processes[command[0]].wait(30)
         with self.log_path(command[0]).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "daemon.cli", *command],
+                [*self.inside, sys.executable, "-m", "daemon.cli", *command],
                 env=self.environment,
                 cwd=self.scratch,
                 stdin=subprocess.DEVNULL,
@@ -148,10 +155,11 @@ class Daemon:
     def echo(self) -> bool:
         """Whether the receiver answers C-ECHO."""
         try:
-            socket.create_connection(("127.0.0.1", self.dicom_port), 1).close()
+            socket.create_connection((self.address, self.dicom_port), 1).close()
         except OSError:
             return False
-        with associated(self.dicom_port, [(VERIFICATION, "1.2.840.10008.1.2")], seconds=5) as association:
+        contexts = [(VERIFICATION, "1.2.840.10008.1.2")]
+        with associated(self.dicom_port, contexts, seconds=5, address=self.address) as association:
             return association.is_established and association.send_c_echo().get("Status") == 0
 
     def child(self, command: str) -> psutil.Process:
@@ -244,7 +252,7 @@ class Daemon:
         return wait_for(lambda: self.lines(event), seconds)[0]
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.http_port}{path}", timeout=20)
+        return httpx.get(f"http://{self.address}:{self.http_port}{path}", timeout=20)
 
     def worklist(self) -> list[dict[str, Any]]:
         """As the API tells it."""
@@ -279,7 +287,9 @@ class Daemon:
             engine.dispose()
 
     def files(self, room: str) -> list[Path]:
-        return sorted(path for path in (self.data_dir / room).rglob("*") if path.is_file())
+        """But the locks of those who write there."""
+        found = (self.data_dir / room).rglob("*")
+        return sorted(path for path in found if path.is_file() and path.suffix != ".lock")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def echoscu(dcmtk: Path, daemon: Daemon) -> subprocess.CompletedProcess[str]:
 
 
 def _at(daemon: Daemon) -> tuple[str, str]:
-    return "127.0.0.1", str(daemon.dicom_port)
+    return daemon.address, str(daemon.dicom_port)
 
 
 def _peer(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -41,7 +41,7 @@ def _peer(*command: str | Path) -> subprocess.CompletedProcess[str]:
 def associated(daemon: Daemon, *datasets: Dataset) -> Iterator[Association]:
     """An association that can carry these, each in its own syntax; established or not."""
     pairs = sorted({(each.SOPClassUID, each.file_meta.TransferSyntaxUID) for each in datasets})
-    with running.associated(daemon.dicom_port, pairs) as association:
+    with running.associated(daemon.dicom_port, pairs, address=daemon.address) as association:
         yield association
 
 

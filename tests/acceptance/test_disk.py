@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import resource
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import chests
 import pytest
-from running import Daemon
+from running import Daemon, wait_for
 from sending import associated, send
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """As a share becomes whose server lets nobody write any more; what is open stays open."""
+    if os.geteuid() != 0 or _mount("--bind", folder, folder) != 0:
+        pytest.skip("mounting a folder needs root, and a machine that lets it")
+    try:
+        assert _mount("-o", "remount,bind,ro", folder) == 0
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def _mount(*arguments: str | Path) -> int:
+    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode
 
 
 def test_below_the_watermark_peers_are_told_to_try_again_later(
@@ -48,4 +67,25 @@ def test_a_write_that_fails_is_a700_and_leaves_nothing_behind(
     assert send(daemon, film.dataset) == [0]
     assert daemon.rows("SELECT study_instance_uid FROM studies") == [(film.study,)]
     assert len(daemon.files("instances")) == 1
+    assert not daemon.files("incoming")
+
+
+def test_a_share_that_becomes_read_only_is_a700_until_it_can_be_written_and_films_on_it_are_still_analysed(
+    make_daemon: Callable[..., Daemon], tmp_path: Path, postgresql_url: str
+) -> None:
+    before, after = (chests.chest(tmp_path, side=512) for _ in range(2))
+    daemon = make_daemon(database_url=postgresql_url)
+    daemon.start("receive")
+    daemon.wait_until_up(web=False)
+    assert send(daemon, before.dataset) == [0]
+    analysed = "SELECT 1 FROM studies WHERE study_instance_uid = :uid AND analysis = 'analysed'"
+    with read_only(daemon.data_dir):
+        assert send(daemon, after.dataset) == [0xA700]
+        assert [line["error"] for line in daemon.lines("instance_refused")] == ["OSError"]
+        daemon.start("work")
+        wait_for(lambda: daemon.rows(analysed, uid=before.study))
+    assert send(daemon, after.dataset) == [0]
+    wait_for(lambda: daemon.rows(analysed, uid=after.study))
+    assert daemon.rows("SELECT count(*) FROM instances") == [(2,)]
+    assert len(daemon.files("instances")) == 2
     assert not daemon.files("incoming")

@@ -53,7 +53,7 @@ def senders(daemon: Daemon, made: list[chests.Film], home: Path) -> Iterator[lis
     started = []
     for number in range(SENDERS):
         files = [film.path for film in made[number::SENDERS]]
-        command = [sys.executable, PROGRAM, home / f"ledger-{number}", str(daemon.dicom_port), "0.25", *files]
+        command = [sys.executable, PROGRAM, home / f"ledger-{number}", f"127.0.0.1:{daemon.dicom_port}", "0.25", *files]
         started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
     try:
         yield started

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.benchmarks import claims, decode, growth, latency, network, queue, receive
+from tests.benchmarks import claims, decode, growth, latency, nation, network, queue, receive
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEASUREMENTS = {
@@ -16,6 +16,7 @@ MEASUREMENTS = {
     "decode": decode.measure,
     "claims": claims.measure,
     "growth": growth.measure,
+    "nation": nation.measure,
 }
 
 

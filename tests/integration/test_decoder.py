@@ -77,12 +77,18 @@ def test_a_file_that_has_changed_is_not_decoded(decoder: Decoder, path: Path) ->
     before = sha256(path)
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")
     seen = decoder.look(path, sha256=before, gate=gates.open_gate, preprocessing=STRETCH)
-    assert (seen.reason, seen.header) == (Reason.DECODE_ERROR, None)
+    assert (seen.reason, seen.header) == (Reason.PIXELS_DAMAGED, None)
 
 
-def test_a_file_that_is_gone_is_a_decode_error(decoder: Decoder, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_says_so(decoder: Decoder, tmp_path: Path) -> None:
     seen = decoder.look(tmp_path / "none.dcm", sha256="", gate=gates.open_gate, preprocessing=STRETCH)
-    assert seen.reason is Reason.DECODE_ERROR
+    assert seen.reason is Reason.PIXELS_DAMAGED
+
+
+def test_a_file_whose_folder_is_gone_cannot_be_read_just_now(decoder: Decoder, tmp_path: Path) -> None:
+    absent = tmp_path / "share" / "none.dcm"
+    seen = decoder.look(absent, sha256="", gate=gates.open_gate, preprocessing=STRETCH)
+    assert seen.reason is Reason.PIXELS_UNREADABLE
 
 
 def test_bad_pixels_come_back_with_the_header(decoder: Decoder, tmp_path: Path) -> None:
@@ -239,3 +245,22 @@ def test_a_full_size_film_is_looked_at_in_a_fraction_of_a_second(decoder: Decode
     seconds = sorted(look(decoder, path).seconds for _ in range(7))
     assert look(decoder, path).reason is None
     assert seconds[0] < 0.5  # 70 ms on a quiet machine
+
+
+def test_the_child_of_the_next_look_is_born_before_it_is_needed_and_serves_no_other(
+    decoder: Decoder, path: Path
+) -> None:
+    decoder.warm()
+    waiting = born(decoder)
+    assert look(decoder, path).reason is None
+    assert not waiting.is_running() or born(decoder) != waiting
+
+
+def born(decoder: Decoder) -> psutil.Process:
+    """The one child that waits."""
+    deadline = time.monotonic() + 30
+    while not (children := nursery(decoder).children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (child,) = children
+    return child

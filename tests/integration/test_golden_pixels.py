@@ -245,21 +245,24 @@ BOMBS: list[tuple[Callable[[Path], Path], Reason]] = [
 
 MEASURE = """
 import resource, sys, pathlib, warnings
-from triage.vision.pixels import read_film
+from triage.vision.pixels import read_dicom
 from triage.errors import NotAnalysed
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    read_film(pathlib.Path(sys.argv[1]))
+    read_dicom(pathlib.Path(sys.argv[1]).open("rb"), *map(int, sys.argv[2:]))
 except NotAnalysed as refusal:
     print(refusal.reason.value, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.parametrize("size_px", [[], ["224"]])
 @pytest.mark.parametrize(("make", "reason"), BOMBS)
-def test_a_bomb_is_refused_without_memory_for_it(tmp_path: Path, make: Callable[[Path], Path], reason: Reason) -> None:
+def test_a_bomb_is_refused_without_memory_for_it(
+    tmp_path: Path, make: Callable[[Path], Path], reason: Reason, size_px: list[str]
+) -> None:
     root = str(Path(__file__).resolve().parents[2])
     shown = subprocess.run(
-        [sys.executable, "-c", MEASURE, make(tmp_path)], check=True, capture_output=True, text=True, cwd=root
+        [sys.executable, "-c", MEASURE, make(tmp_path), *size_px], check=True, capture_output=True, text=True, cwd=root
     )
     said, kilobytes = shown.stdout.split()
     assert said == reason

@@ -19,6 +19,7 @@ from sqlalchemy import Engine, func, select, text
 
 from daemon.arrival import Arrivals
 from daemon.dicom.association import StoreRequest
+from daemon.folder import Folder
 from daemon.ledger import Ledger, is_open
 from daemon.outage import Bounds, Outage
 from daemon.receiver import Receiver
@@ -65,11 +66,11 @@ class Ward:
     receiver: Receiver = field(init=False)
 
     def __post_init__(self) -> None:
-        spool = Spool(self.data_dir)
+        spool = Spool(self.data_dir, Folder(self.data_dir))
         spool.prepare()
         store = Store(self.engine)
-        self.outage = Outage(Intake(store, POLICY), spool, Ledger(self.data_dir), self.bounds)
-        arrivals = Arrivals(spool=spool, intake=self.outage)
+        self.outage = Outage(Intake(store, POLICY), spool.kept, Ledger(self.data_dir), self.bounds)
+        arrivals = Arrivals(kept=spool.kept, intake=self.outage)
         ringer = Mock()  # PostgreSQL rings by itself
         self.receiver = Receiver(spool=spool, arrivals=arrivals, ringer=ringer, pseudonym=Pseudonym(spool.root))
 

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine, func, select, text, update
 
 from daemon.arrival import Arrivals
+from daemon.folder import Folder
 from daemon.scheduler import Sweeps, run
 from daemon.spool import Spool, part10_header
 from daemon.turn import turn
@@ -32,13 +33,13 @@ def rings() -> list[str]:
 
 @pytest.fixture
 def sweeps(engine: Engine, tmp_path: Path, rings: list[str]) -> Sweeps:
-    store, spool = Store(engine), Spool(tmp_path / "data")
+    store, spool = Store(engine), Spool(tmp_path / "data", Folder(tmp_path / "data"))
     spool.prepare()
     return Sweeps(
         store=store,
         queue=Queue(store, POLICY),
         spool=spool,
-        arrivals=Arrivals(spool=spool, intake=Intake(store, POLICY)),
+        arrivals=Arrivals(kept=spool.kept, intake=Intake(store, POLICY)),
         ring=lambda: rings.append("ring"),
         rule=RetryRule(attempts_max=3, delay_seconds=0.001),
         pending_seconds=300.0,
@@ -78,10 +79,10 @@ def test_old_files_go_and_their_rows_stay(sweeps: Sweeps) -> None:
     sha256 = stored(sweeps, 1)
     end_jobs(sweeps)
     sweeps.delete_expired_files()
-    assert sweeps.spool.path(sha256).exists()
+    assert sweeps.spool.kept.path(sha256).exists()
     age(sweeps, 8)
     sweeps.delete_expired_files()
-    assert not sweeps.spool.path(sha256).exists()
+    assert not sweeps.spool.kept.path(sha256).exists()
     assert len(Reading(sweeps.store).worklist()) == 1
 
 
@@ -96,14 +97,14 @@ def test_a_file_that_could_not_be_deleted_is_deleted_at_the_next_turn(
         with pytest.raises(OSError, match="broken"):
             sweeps.delete_expired_files()
     sweeps.delete_expired_files()
-    assert not sweeps.spool.path(sha256).exists()
+    assert not sweeps.spool.kept.path(sha256).exists()
 
 
 def test_a_file_that_awaits_its_analysis_is_kept_however_old(sweeps: Sweeps) -> None:
     sha256 = stored(sweeps, 1)
     age(sweeps, 80)
     sweeps.delete_expired_files()
-    assert sweeps.spool.path(sha256).exists()
+    assert sweeps.spool.kept.path(sha256).exists()
 
 
 def test_an_orphan_is_listed_and_queued_once(sweeps: Sweeps, rings: list[str]) -> None:
@@ -121,12 +122,12 @@ def test_an_orphan_is_listed_and_queued_once(sweeps: Sweeps, rings: list[str]) -
 
 def test_quarantine_is_not_kept_for_ever(sweeps: Sweeps) -> None:
     file = sweeps.spool.write(part10_header(CR, "1.2.3.1", "1.2.840.10008.1.2.1"), b"")
-    sweeps.spool.quarantine(file)
+    sweeps.spool.kept.quarantine(file.sha256)
     sweeps.delete_expired_files()
-    assert len(list(sweeps.spool.files(0, quarantined=True))) == 1
-    os.utime(sweeps.spool.path(file.sha256, quarantined=True), (0, 0))
+    assert len(list(sweeps.spool.kept.files(0, quarantined=True))) == 1
+    os.utime(sweeps.spool.kept.path(file.sha256, quarantined=True), (0, 0))
     sweeps.delete_expired_files()
-    assert list(sweeps.spool.files(0, quarantined=True)) == []
+    assert list(sweeps.spool.kept.files(0, quarantined=True)) == []
 
 
 def test_the_scheduler_goes_on_after_a_sweep_that_failed(sweeps: Sweeps) -> None:

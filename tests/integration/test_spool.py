@@ -15,6 +15,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian
 
 from daemon import spool as module
+from daemon.folder import Folder
 from daemon.spool import IMPLEMENTATION_CLASS_UID, Draft, Spool, part10_header
 from making import CR
 from triage.errors import TriageError
@@ -24,9 +25,14 @@ HEADER = part10_header(CR, "1.2.3.4", ExplicitVRLittleEndian)
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    spool = Spool(tmp_path / "data")
+    spool = Spool(tmp_path / "data", Folder(tmp_path / "data"))
     spool.prepare()
     return spool
+
+
+def left(spool: Spool) -> list[Path]:
+    """Files, but the locks of those who write."""
+    return [path for path in spool.root.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def test_a_file_is_named_by_the_sha256_of_all_of_it(spool: Spool) -> None:
@@ -62,7 +68,7 @@ def test_a_file_written_in_pieces_is_the_same_file(spool: Spool) -> None:
     draft = Draft(spool, HEADER)
     for start in range(0, len(content), 70_001):
         draft.write(memoryview(content)[start : start + 70_001])
-    assert list(spool.files(0)) == []
+    assert list(spool.kept.files(0)) == []
     assert draft.keep() == spool.write(HEADER, content)
 
 
@@ -73,7 +79,7 @@ def test_a_discarded_draft_leaves_no_file_and_closes_none_but_its_own(spool: Spo
         draft.discard()
         another.write(b"whole")
     assert (tmp_path / "another").read_bytes() == b"whole"
-    assert [path for path in spool.root.rglob("*") if path.is_file()] == []
+    assert left(spool) == []
 
 
 def test_file_and_folder_are_fsynced_before_write_returns(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,12 +111,12 @@ def test_a_disk_that_fails_leaves_nothing_behind(spool: Spool, monkeypatch: pyte
         monkeypatch.setattr(module.os, "write", fail)
     with pytest.raises(OSError, match="No space"):
         spool.write(HEADER, b"data set")
-    assert [path for path in spool.root.rglob("*") if path.is_file()] == []
+    assert left(spool) == []
 
 
 def test_the_same_content_twice_is_one_file(spool: Spool) -> None:
     assert spool.write(HEADER, b"data set") == spool.write(HEADER, b"data set")
-    assert len(list(spool.files(0))) == 1
+    assert len(list(spool.kept.files(0))) == 1
 
 
 def test_folders_and_files_are_for_the_daemon_alone(spool: Spool) -> None:
@@ -123,10 +129,10 @@ def test_folders_and_files_are_for_the_daemon_alone(spool: Spool) -> None:
 def test_a_folder_of_ours_that_is_open_to_others_is_shut(tmp_path: Path, before: str) -> None:
     folder = tmp_path / "data"
     if before == "a spool":
-        Spool(folder).prepare()
+        Spool(folder, Folder(folder)).prepare()
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
-    Spool(folder).prepare()
+    Spool(folder, Folder(folder)).prepare()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
@@ -134,7 +140,7 @@ def test_an_open_folder_that_holds_other_things_is_refused_and_left_as_it_is(tmp
     (tmp_path / "letter").touch()
     tmp_path.chmod(0o755)
     with pytest.raises(TriageError, match="open to other users"):
-        Spool(tmp_path).prepare()
+        Spool(tmp_path, Folder(tmp_path)).prepare()
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert [path.name for path in tmp_path.iterdir()] == ["letter"]
 
@@ -143,21 +149,15 @@ def test_an_open_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch:
     tmp_path.chmod(0o770)
     monkeypatch.setattr(module.os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(TriageError, match="open to other users"):
-        Spool(tmp_path).prepare()
-
-
-def test_what_a_crash_left_half_written_is_cleared(spool: Spool) -> None:
-    (spool.root / "incoming" / "half").write_bytes(b"half")
-    assert spool.clear_incoming() == 1
-    assert list((spool.root / "incoming").iterdir()) == []
+        Spool(tmp_path, Folder(tmp_path)).prepare()
 
 
 def test_quarantine_is_another_room_and_deleting_twice_is_no_error(spool: Spool) -> None:
     stored = spool.write(HEADER, b"data set")
-    spool.quarantine(stored)
+    spool.kept.quarantine(stored.sha256)
     assert not stored.path.exists()
-    (kept,) = spool.files(0, quarantined=True)
+    (kept,) = spool.kept.files(0, quarantined=True)
     assert kept.sha256 == stored.sha256
     for _ in range(2):
-        spool.delete(stored.sha256, quarantined=True)
-    assert list(spool.files(0, quarantined=True)) == []
+        spool.kept.delete(stored.sha256, quarantined=True)
+    assert list(spool.kept.files(0, quarantined=True)) == []

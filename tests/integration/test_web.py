@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from daemon.spool import Spool
+from daemon.folder import Folder
 from daemon.web.drawing import Drawing
 from daemon.web.page import badge
 from daemon.web.schemas import BODY_BYTES_MAX, ENTRY_EXAMPLE, WORKLIST_EXAMPLE, Entry, Study, Worklist
@@ -148,7 +148,7 @@ def opened(tmp_path: Path, *, explains: bool) -> Iterator[Site]:
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, timeout=30) as client:
         site = Site(url, client, engine)
-        drawing = Pictures(reading=Reading(store), spool=Spool(tmp_path)) if explains else None
+        drawing = Pictures(reading=Reading(store), kept=Folder(tmp_path)) if explains else None
         app = build_app(Reading(store), Queue(store, POLICY), POLICY, [HOST], site.ready, drawing=drawing)
         stop = threading.Event()
         server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))

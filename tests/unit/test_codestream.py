@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import (
+    JPEG2000,
     MPEG2MPML,
     HTJ2KLossless,
     JPEG2000Lossless,
@@ -73,6 +74,61 @@ def test_a_small_stream_that_asks_for_gigabytes_is_seen_as_such() -> None:
 @pytest.mark.parametrize("frame", [siz(4096, 4096, tile=1), siz(64, 64, tile=0), siz(64, 64, step=2)])
 def test_odd_tilings_are_refused(frame: bytes) -> None:
     assert reason_of(frame, JPEG2000Lossless) is Reason.BAD_PIXELS
+
+
+WAVELETS = FILM.repeat(8, 0).repeat(8, 1)
+J2K = imagecodecs.jpeg2k_encode(WAVELETS, codecformat="J2K", reversible=True, resolutions=4)
+COD, SOT, SOD = (J2K.index(marker) for marker in (b"\xff\x52", b"\xff\x90", b"\xff\x93"))
+
+
+def inserted(at: int, segment: bytes) -> bytes:
+    return J2K[:at] + segment + J2K[at:]
+
+
+def changed(at: int, value: bytes) -> bytes:
+    return J2K[:at] + value + J2K[at + len(value) :]
+
+
+@pytest.mark.parametrize(
+    ("frame", "syntax", "levels", "reversible"),
+    [
+        (J2K, JPEG2000Lossless, 3, True),
+        (J2K + b"\0", JPEG2000Lossless, 3, True),
+        (imagecodecs.jpeg2k_encode(WAVELETS, codecformat="J2K", level=80), JPEG2000, 5, False),
+        (imagecodecs.htj2k_encode(WAVELETS, reversible=True, resolutions=2), HTJ2KLossless, 2, True),
+        (imagecodecs.htj2k_encode(WAVELETS, reversible=True, tile=(200, 100)), HTJ2KLossless, 5, True),
+        (changed(SOT + 6, b"\0\0\0\0"), JPEG2000Lossless, 3, True),  # a last tile-part without its length
+        (inserted(SOT, b"\xff\x64\0\4\0\0"), JPEG2000Lossless, 3, True),  # a comment
+    ],
+)
+def test_levels_and_kind_of_wavelets_are_those_of_the_stream(
+    frame: bytes,
+    syntax: str,
+    levels: int,
+    reversible: bool,  # noqa: FBT001 - a table
+) -> None:
+    stream = read_codestream(frame, syntax)
+    assert (stream.levels, stream.is_reversible) == (levels, reversible)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        imagecodecs.jpeg2k_encode(WAVELETS, codecformat="JP2", reversible=True),
+        imagecodecs.jpeg2k_encode(WAVELETS.astype(np.int16), codecformat="J2K", reversible=True),
+        inserted(SOT, b"\xff\x53\0\x09\0\0\1\4\4\0\1"),  # COC: the component differs
+        inserted(SOD, b"\xff\x52\0\x0c\0\0\0\1\0\1\4\4\0\1"),  # COD: the tile differs
+        changed(SOT + 6, (2**20).to_bytes(4)),  # a tile longer than the stream
+        changed(SOT + 6, (20).to_bytes(4)),  # a tile that ends in no other
+        changed(COD + 9, b"\x21"),  # more levels than there are
+        changed(COD + 13, b"\7"),  # wavelets of part 2
+        changed(COD, b"\xff\x64"),
+        changed(16, (5).to_bytes(4)),  # an image beside the origin
+        J2K[: SOT // 2] + b"\xff\xd9",
+    ],
+)
+def test_without_certainty_there_are_no_levels_to_leave_out(frame: bytes) -> None:
+    assert read_codestream(frame, JPEG2000Lossless).levels == 0
 
 
 @pytest.mark.parametrize("syntax", STREAMS)

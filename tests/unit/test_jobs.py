@@ -18,6 +18,8 @@ RULE = RetryRule(attempts_max=3, delay_seconds=2.0)
         (Reason.DECODE_CRASH, 3, None),
         (Reason.INTERNAL_ERROR, 1, 2.0),
         (Reason.DECODE_ERROR, 1, None),
+        (Reason.PIXELS_DAMAGED, 1, 2.0),
+        (Reason.PIXELS_DAMAGED, 3, None),
         (Reason.AGE_OUT_OF_RANGE, 1, None),
         (Reason.MODEL_OUTPUT_INVALID, 1, None),
     ],

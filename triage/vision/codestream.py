@@ -43,6 +43,17 @@ _END = bytes((_FILL, _EOI))
 _SOC_SIZ = b"\xff\x4f\xff\x51"
 _SIZ = struct.Struct(">HHIIIIIIIIH")
 _COMPONENT = struct.Struct(">BBB")
+_SIGNED = 0x80
+# T.800 A.6.1 and A.6.2: decomposition levels and kind of wavelets, counted from the marker.
+_COD, _COC = 0xFF52, 0xFF53
+_SEGMENT = struct.Struct(">HH")
+_LEVELS_AT, _KIND_AT, _REVERSIBLE = 9, 13, 1
+_MOST_LEVELS = 32
+_MOST_SEGMENTS = 64
+# T.800 A.4.2: SOT, Lsot, Isot, Psot, TPsot, TNsot; and the marker after it.
+_TILE_PART = struct.Struct(">HHHIBBH")
+_SOT, _SOD, _PLT = 0xFF90, 0xFF93, 0xFF58
+_MOST_TILE_PARTS = 2**15
 # A film has one tile, or some dozens; each costs the decoder memory.
 _MOST_TILES = 4096
 # A JP2 wrapper is not allowed in DICOM (PS3.5 A.4.4), yet it is met; its boxes before the stream are short.
@@ -56,13 +67,19 @@ _RLE_MOST_SEGMENTS = 15
 
 @dataclass(frozen=True, kw_only=True)
 class Codestream:
-    """``precision`` in bits per sample; ``is_lossless_jpeg`` for the frame type of T.81 process 14."""
+    """``precision`` in bits per sample; ``is_lossless_jpeg`` for the frame type of T.81 process 14.
+
+    ``levels``: decomposition levels of a JPEG 2000 stream (T.800 B.5) that a decoder may leave out, ``is_reversible``
+    their kind.
+    """
 
     rows: int
     columns: int
     components: int
     precision: int
     is_lossless_jpeg: bool = False
+    levels: int = 0
+    is_reversible: bool = True
 
 
 def read_codestream(frame: bytes, transfer_syntax_uid: str) -> Codestream:
@@ -130,7 +147,52 @@ def _jpeg_2000(frame: bytes) -> Codestream:
     tiles = _tiles(right - tile_left, tile_width) * _tiles(bottom - tile_top, tile_height)
     if (across, down) != (1, 1) or not 0 < tiles <= _MOST_TILES:
         raise NotAnalysed(Reason.BAD_PIXELS)
-    return Codestream(rows=bottom - top, columns=right - left, components=components, precision=(depth & 0x7F) + 1)
+    # Every 2^n-th pixel is counted from the origin of the canvas; a wrapper may hold more than the stream says.
+    plain = depth < _SIGNED and (start, top, left) == (0, 0, 0)
+    levels, kind = _wavelets(frame) if plain else (0, _REVERSIBLE)
+    return Codestream(
+        rows=bottom - top,
+        columns=right - left,
+        components=components,
+        precision=(depth & 0x7F) + 1,
+        levels=levels,
+        is_reversible=kind == _REVERSIBLE,
+    )
+
+
+def _wavelets(frame: bytes) -> tuple[int, int]:
+    """Levels and kind, of the main header's COD; no levels if a component or tile may differ, or is cut short."""
+    at, levels, kind = len(_SOC_SIZ) // 2, 0, _REVERSIBLE
+    for _ in range(_MOST_SEGMENTS):
+        segment = frame[at : at + _KIND_AT + 1]
+        if len(segment) <= _KIND_AT:
+            break
+        marker, length = _SEGMENT.unpack_from(segment)
+        if marker == _SOT and levels <= _MOST_LEVELS and kind in (0, _REVERSIBLE) and _tiles_are_whole(frame, at):
+            return levels, kind
+        if marker in (_COC, _SOT):
+            break
+        if marker == _COD:
+            levels, kind = segment[_LEVELS_AT], segment[_KIND_AT]
+        at += 2 + length
+    return 0, _REVERSIBLE
+
+
+def _tiles_are_whole(frame: bytes, at: int) -> bool:
+    """Whether tile-parts (T.800 A.4.2) follow each other up to the end, none with more than lengths in its header."""
+    for _ in range(_MOST_TILE_PARTS):
+        if frame[at : at + 2] == _END:
+            return True
+        part = frame[at : at + _TILE_PART.size]
+        if len(part) < _TILE_PART.size:
+            return False
+        marker, _, _, length, _, _, first = _TILE_PART.unpack(part)
+        if marker != _SOT or first not in (_SOD, _PLT):
+            return False
+        if length == 0:  # the last one, up to the end
+            return True
+        at += length
+    return False
 
 
 def _tiles(extent: int, tile: int) -> int:

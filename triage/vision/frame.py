@@ -24,6 +24,7 @@ from triage.vision.codestream import (
     check_rle,
     read_codestream,
 )
+from triage.vision.wavelets import decode_coarse, decode_htj2k, levels_to_skip
 
 Samples = NDArray[np.unsignedinteger]
 _Number = TypeVar("_Number", bound=np.generic)
@@ -45,6 +46,9 @@ _STRAY_SHARE = 0.05
 _SUBSAMPLE_SIDE = 512
 # More than one byte of padding is against the standard, but met; it is less than a row of any film.
 _MOST_PADDING_BYTES = 512
+# OpenJPH does not clip: 16 bits hold, as signed, what films of so many bits come to without their finest wavelets.
+_MOST_HTJ2K_BITS = 14
+_BYTE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +139,11 @@ def _check_bits(geometry: Geometry) -> None:
         raise NotAnalysed(Reason.BAD_PIXELS)
 
 
-def read_samples(dataset: Dataset, geometry: Geometry) -> Samples:
+def read_samples(dataset: Dataset, geometry: Geometry, size_px: int | None = None) -> Samples:
     """Codes of the stored bits alone: unsigned (rows, columns), or (rows, columns, 3) as RGB or with Y first.
 
-    A negative value is its two's complement in BitsStored bits. Raise NotAnalysed.
+    A negative value is its two's complement in BitsStored bits. Where a square of ``size_px`` is all that is wanted,
+    JPEG 2000 and HTJ2K may come as means over blocks of 2 x 2, 4 x 4, ... (see ``wavelets``). Raise NotAnalysed.
     """
     syntax = transfer_syntax_uid(dataset)
     if syntax not in DECODED_SYNTAXES:
@@ -148,12 +153,45 @@ def read_samples(dataset: Dataset, geometry: Geometry) -> Samples:
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     if syntax == RLELossless:
         return _stored_bits(dataset, _rle(frame, geometry), geometry)
-    return _from_codestream(dataset, frame, syntax, geometry)
-
-
-def _from_codestream(dataset: Dataset, frame: bytes, syntax: str, geometry: Geometry) -> Samples:
     stream = read_codestream(frame, syntax)
     _check_codestream(stream, geometry)
+    skipped = _levels_to_skip(dataset, syntax, stream, geometry, size_px) if size_px else 0
+    if skipped:
+        # Whatever goes wrong here: the whole film decides whether, and why, it is refused.
+        with suppress(Exception):
+            return _coarse(frame, syntax, stream, geometry, skipped)
+    return _whole(dataset, frame, syntax, stream, geometry)
+
+
+def _levels_to_skip(dataset: Dataset, syntax: str, stream: Codestream, geometry: Geometry, size_px: int) -> int:
+    """0 where a mean of values would not mean what the values do: beside padding, signs, tables, other bits."""
+    mixed = (
+        geometry.samples_per_pixel > 1
+        or geometry.photometric_interpretation == "PALETTE COLOR"
+        or geometry.is_signed
+        or geometry.high_bit + 1 != geometry.bits_stored
+        or any(keyword in dataset for keyword in ("PixelPaddingValue", "ModalityLUTSequence"))
+        or _has_embedded_overlays(dataset)
+    )
+    fits = syntax not in HTJ2K_SYNTAXES or (stream.precision > _BYTE and geometry.bits_stored <= _MOST_HTJ2K_BITS)
+    if mixed or not fits:
+        return 0
+    return levels_to_skip(geometry.rows, geometry.columns, levels=stream.levels, size_px=size_px)
+
+
+def _coarse(frame: bytes, syntax: str, stream: Codestream, geometry: Geometry, skipped: int) -> Samples:
+    """Raise ValueError if it is not what was asked for, or whatever a codec raises."""
+    samples = decode_coarse(frame, syntax, stream, skipped)
+    wanted = tuple(-(-side >> skipped) for side in geometry.shape)
+    if samples.shape != wanted or _stray_share(subsample(samples), geometry) > _STRAY_SHARE:
+        raise ValueError("not the film")
+    # Wavelets overshoot where black meets white.
+    white = samples.dtype.type(2**geometry.bits_stored - 1)
+    clipped: Samples = np.minimum(samples, white)
+    return clipped
+
+
+def _whole(dataset: Dataset, frame: bytes, syntax: str, stream: Codestream, geometry: Geometry) -> Samples:
     samples = _decode(frame, syntax, stream)
     if samples.shape not in (geometry.shape, geometry.shape[:2]):
         raise NotAnalysed(Reason.BAD_PIXELS)
@@ -220,7 +258,7 @@ def _decode(frame: bytes, syntax: str, stream: Codestream) -> NDArray[np.integer
         return imagecodecs.jpegls_decode(frame)
     if syntax in JPEG_2000_SYNTAXES:
         return imagecodecs.jpeg2k_decode(frame, numthreads=1)
-    return imagecodecs.htj2k_decode(frame)
+    return decode_htj2k(frame)
 
 
 def _stored_bits(dataset: Dataset, cells: Samples, geometry: Geometry) -> Samples:

@@ -6,8 +6,9 @@ Each step works on the table of all possible stored values (at most 65,536), nev
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,36 +19,43 @@ from triage.vision.frame import Geometry, Samples, subsample, words
 
 Table = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Tones = Callable[[Samples], NDArray[np.float32]]
 
 # Without a window: the range between these percentiles of the film is shown (percent).
 FALLBACK_PERCENTILES = (0.5, 99.5)
 # A window that puts nearly all of the film at black or white was not meant for it.
 _SHOWN_SHARE_AT_LEAST = 0.05
-_LOOKUP_ROWS = 64
 _GREY_DIMENSIONS = 2
 # ITU-R BT.601, as in PS3.3 C.7.6.3.1.2 for Y.
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
-def to_grey(dataset: Dataset, geometry: Geometry, samples: Samples) -> NDArray[np.float32]:
-    """Film in [0, 1], bright = dense; from ``frame.read_samples``. Raise NotAnalysed(BAD_PIXELS)."""
+def tones(dataset: Dataset, geometry: Geometry, samples: Samples) -> Tones:
+    """What makes any part of ``frame.read_samples`` a film in [0, 1], bright = dense. Raise NotAnalysed(BAD_PIXELS).
+
+    Without a window the range is that of ``samples``.
+    """
     interpretation = geometry.photometric_interpretation
     if interpretation == "PALETTE COLOR":
-        return _look_up(_palette_luminance(dataset, stored_values(geometry)), samples)
+        return partial(_look_up, _palette_luminance(dataset, stored_values(geometry)).astype(np.float32))
     if geometry.samples_per_pixel == 1:
         counts = np.bincount(subsample(samples).reshape(-1), minlength=2**geometry.bits_stored)
-        return _look_up(presented(dataset, geometry, counts), samples)
-    return _luminance(samples, interpretation) / np.float32(2**geometry.bits_stored - 1)
+        return partial(_look_up, presented(dataset, geometry, counts).astype(np.float32))
+    return partial(_luminance, interpretation, np.float32(2**geometry.bits_stored - 1))
 
 
-def _luminance(samples: Samples, interpretation: str) -> NDArray[np.float32]:
+def _look_up(table: NDArray[np.float32], samples: Samples) -> NDArray[np.float32]:
+    return np.take(table, samples, mode="clip")
+
+
+def _luminance(interpretation: str, white: np.float32, samples: Samples) -> NDArray[np.float32]:
     """PS3.3 C.7.6.3.1.2: Y as it is, or of RGB; (H, W) is Y already."""
     if samples.ndim == _GREY_DIMENSIONS:
-        return samples.astype(np.float32)
+        return samples.astype(np.float32) / white
     if interpretation.startswith("YBR_FULL"):
-        return samples[..., 0].astype(np.float32)
+        return samples[..., 0].astype(np.float32) / white
     luminance: NDArray[np.float32] = samples.astype(np.float32) @ np.array(_LUMINANCE, np.float32)
-    return luminance
+    return luminance / white
 
 
 def presented(dataset: Dataset, geometry: Geometry, counts: Counts) -> Table:
@@ -200,13 +208,3 @@ def _first_number(value: object) -> float | None:
         found = float(value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value)  # type: ignore[arg-type] # suppressed with the rest
         return found if math.isfinite(found) else None
     return None
-
-
-def _look_up(table: Table, samples: Samples) -> NDArray[np.float32]:
-    """Some rows at a time: numpy widens the indices to eight times the film."""
-    table32 = table.astype(np.float32)
-    film = np.empty(samples.shape, np.float32)
-    for top in range(0, len(film), _LOOKUP_ROWS):
-        rows = slice(top, top + _LOOKUP_ROWS)
-        np.take(table32, samples[rows], out=film[rows], mode="clip")
-    return film
