@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections.abc import Sequence
 
 import imagecodecs
@@ -24,6 +25,8 @@ _SYNTHESIS = {
 }
 # The film stays at least twice as large as it is wanted, so that the antialiased resize decides what is seen.
 GAP = 2
+# The interpreter has one ear for what nobody can catch; threads that train take turns.
+_LISTENING = threading.Lock()
 
 
 def levels_to_skip(rows: int, columns: int, *, levels: int, size_px: int) -> int:
@@ -33,7 +36,7 @@ def levels_to_skip(rows: int, columns: int, *, levels: int, size_px: int) -> int
 
 
 def decode_coarse(frame: bytes, syntax: str, stream: Codestream, skipped: int) -> NDArray[np.unsignedinteger]:
-    """Means over blocks of a grey, unsigned film, but for its ``skipped`` finest levels; of HTJ2K 16-bit ones alone.
+    """Means over blocks of a grey, unsigned film, 2^``skipped`` pixels square; of HTJ2K 9 to 16 bits a sample alone.
 
     Overshoot near edges is clipped to ``stream.precision``, in HTJ2K to 0 alone. Raise whatever codecs raise.
     """
@@ -66,11 +69,12 @@ def decode_htj2k(frame: bytes, skipped: int = 0) -> NDArray[np.integer]:
     was in memory for the rest.
     """
     mentioned: list[object] = []
-    hook, sys.unraisablehook = sys.unraisablehook, mentioned.append
-    try:
-        film: NDArray[np.integer] = imagecodecs.htj2k_decode(frame, skipres=skipped)
-    finally:
-        sys.unraisablehook = hook
+    with _LISTENING:
+        hook, sys.unraisablehook = sys.unraisablehook, mentioned.append
+        try:
+            film: NDArray[np.integer] = imagecodecs.htj2k_decode(frame, skipres=skipped)
+        finally:
+            sys.unraisablehook = hook
     if mentioned:
         raise ValueError("broken off")
     return film
