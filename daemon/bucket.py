@@ -53,6 +53,7 @@ class Bucket:
 
     def prepare(self) -> None:
         self._tray.prepare()
+        self._tray.clear_dead()  # copies that a reader's death left behind
 
     def check(self) -> None:
         try:

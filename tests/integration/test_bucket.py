@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -283,3 +285,15 @@ def test_old_objects_go_and_their_rows_stay(sweeps: Sweeps, spool: Spool, bad: B
     sweeps.delete_expired_files()  # the next turn
     assert kept(spool) == []
     assert len(Reading(sweeps.store).worklist()) == 1
+
+
+def test_copies_of_a_dead_reader_go_when_another_starts(tmp_path: Path, bucket: Bucket) -> None:
+    room = bucket._tray._room
+    reader = (
+        "import os, sys, pathlib; from daemon.tray import Tray; tray = Tray(pathlib.Path(sys.argv[1])); tray.prepare(); "
+        "tray.place().write_bytes(b'a film'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", reader, str(room)], check=False, cwd=tmp_path)
+    assert [path for path in room.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    bucket.prepare()
+    assert [path for path in room.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
