@@ -160,7 +160,7 @@ def test_what_would_be_refused_is_refused_and_listed_when_it_can_be(server: Serv
     until(site.caught_up)
     entries = {entry.study_instance_uid: entry.reason for entry in Reading(Store(site.engine)).worklist()}
     assert entries == {"1.2.1": None, "1.2.2": "quarantined"}
-    assert len(list(site.receiver.spool.files(0, quarantined=True))) == 2
+    assert len(list(site.receiver.spool.kept.files(0, quarantined=True))) == 2
 
 
 @pytest.mark.parametrize("bounds", [Bounds(instances=3, seconds=600), Bounds(instances=100, seconds=0.0)])
