@@ -289,11 +289,12 @@ def test_old_objects_go_and_their_rows_stay(sweeps: Sweeps, spool: Spool, bad: B
 
 def test_copies_of_a_dead_reader_go_when_another_starts(tmp_path: Path, bucket: Bucket) -> None:
     room = bucket._tray._room
+    room.parent.mkdir()
     reader = (
-        "import os, sys, pathlib; from daemon.tray import Tray; tray = Tray(pathlib.Path(sys.argv[1])); tray.prepare(); "
-        "tray.place().write_bytes(b'a film'); os._exit(9)"
+        "import os, sys, pathlib; from daemon.tray import Tray; tray = Tray(pathlib.Path(sys.argv[1]));"
+        "tray.prepare(); tray.place().write_bytes(b'a film'); os._exit(9)"
     )
-    subprocess.run([sys.executable, "-c", reader, str(room)], check=False, cwd=tmp_path)
+    assert subprocess.run([sys.executable, "-c", reader, str(room)], check=False).returncode == 9
     assert [path for path in room.rglob("*") if path.is_file() and path.suffix != ".lock"]
     bucket.prepare()
     assert [path for path in room.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
