@@ -12,13 +12,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import count
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from pydicom import Dataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import generate_uid
+from pydicom.uid import JPEG2000Lossless, generate_uid
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -30,19 +32,21 @@ from tests.benchmarks import figures
 from triage.vision.classifier import Classifier, found_device, load_classifier, set_threads
 from triage.vision.pixels import prepare, read_dicom
 
-FILMS, WARM_UP = 60, 3
-SIDE = 2048
+FILMS, WARM_UP = 40, 3
+SIDE, BITS = 2048, 12
 PAUSE_SECONDS = 0.2  # longer than an analysis, so that each film finds an idle daemon
-GOAL_P95_SECONDS = 1.0
+# Of the 95th percentile, in seconds; and over the sum of the medians of what nobody can leave out.
+GOALS_P95_SECONDS = {"uncompressed": 0.3, "JPEG 2000": 0.4}
+GOAL_RATIO = 1.3
 CR = "1.2.840.10008.5.1.4.1.1.1"
 EXPLICIT = "1.2.840.10008.1.2.1"
 
 
 def measure(out: Path) -> bool:
-    """Whether the goal was met."""
-    film = synthetic.film(bits=16, rows=SIDE, columns=SIDE)
+    """Whether the goals were met."""
     settings, _ = read_settings()
     threads = figures.threads()
+    reports = {kind: {} for kind in GOALS_P95_SECONDS}
     with (
         tempfile.TemporaryDirectory() as home,
         # Threads as the shipped daemon would choose them.
@@ -50,28 +54,32 @@ def measure(out: Path) -> bool:
     ):
         daemon.serve()
         daemon.wait_for_log("model_loaded")
-        parts = in_the_daemon(daemon, film)
+        for kind in reports:
+            reports[kind] |= in_the_daemon(daemon, kind)
     set_threads(threads)
     classifier = load_classifier(settings.weights_card, found_device("cpu"))
-    parts |= alone(film, classifier)
-    report = {name: summary(seconds) for name, seconds in parts.items()}
-    show(report)
-    write(out, report)
-    return report["success to ranked"]["p95"] < GOAL_P95_SECONDS
+    for kind in reports:
+        reports[kind] |= alone(kind, classifier)
+    found = {kind: {name: summary(seconds) for name, seconds in parts.items()} for kind, parts in reports.items()}
+    for kind, report in found.items():
+        show(kind, report)
+    figures.keep(out, "latency", {"films": FILMS, "side_px": SIDE, "seconds": found})
+    return all(met(kind, report) for kind, report in found.items())
 
 
-def in_the_daemon(daemon: Daemon, film: np.ndarray) -> dict[str, list[float]]:
+def in_the_daemon(daemon: Daemon, kind: str) -> dict[str, list[float]]:
     """Seconds of each film, whole and in parts."""
-    answered = []
-    with associated(daemon.dicom_port, [(CR, EXPLICIT)]) as association:
-        for _ in track(range(WARM_UP + FILMS), "Sending films", console=Console(stderr=True), transient=True):
-            status = association.send_c_store(made(film)).get("Status")
+    answered, before = [], len(daemon.lines("study_ranked"))
+    sample = film_of(kind)
+    with associated(daemon.dicom_port, [(CR, sample.file_meta.TransferSyntaxUID)]) as association:
+        for _ in track(range(WARM_UP + FILMS), f"Sending films, {kind}", console=Console(stderr=True), transient=True):
+            status = association.send_c_store(renewed(sample)).get("Status")
             answered.append(time.time())
             if status != 0:
                 raise RuntimeError("a film was not stored")
-            wait_for(lambda: len(daemon.lines("study_ranked")) >= len(answered), pause=0.02)
+            wait_for(lambda: len(daemon.lines("study_ranked")) >= before + len(answered), pause=0.02)
             time.sleep(PAUSE_SECONDS)
-    lines = daemon.lines("study_ranked")
+    lines = daemon.lines("study_ranked")[before:]
     if {line["outcome"] for line in lines} != {"analysed"}:
         raise RuntimeError(f"films were not analysed: {lines[0]['reason']}")
     waits = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines] - np.array(answered)
@@ -85,24 +93,38 @@ def in_the_daemon(daemon: Daemon, film: np.ndarray) -> dict[str, list[float]]:
     }
 
 
+@cache
+def film_of(kind: str) -> Dataset:
+    film = synthetic.film(BITS, SIDE, SIDE)
+    if kind == "uncompressed":
+        return made(film)
+    frame = imagecodecs.jpeg2k_encode(film, codecformat="J2K", reversible=True, bitspersample=BITS)
+    return synthetic.compressed(made(film), frame, JPEG2000Lossless)
+
+
 def made(film: np.ndarray) -> Dataset:
-    dataset = synthetic.data_set(film, bits=16)
+    dataset = synthetic.data_set(film, bits=BITS if film.max() < 2**BITS else 16)
     dataset.SOPClassUID, dataset.Modality = CR, "CR"
+    return renewed(dataset)
+
+
+def renewed(dataset: Dataset) -> Dataset:
+    """Under UIDs that nobody has seen."""
     dataset.SOPInstanceUID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID = (generate_uid() for _ in range(3))
     return dataset
 
 
-def alone(film: np.ndarray, classifier: Classifier) -> dict[str, list[float]]:
+def alone(kind: str, classifier: Classifier) -> dict[str, list[float]]:
     """The parts that nobody can leave out, in this process."""
     file = io.BytesIO()
-    dataset = made(film)
+    dataset = film_of(kind)
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dcmwrite(file, dataset, enforce_file_format=True)
     preprocessing = classifier.card.preprocessing
 
     def decoded() -> np.ndarray:
-        return prepare(read_dicom(io.BytesIO(file.getvalue())), preprocessing)
+        return prepare(read_dicom(io.BytesIO(file.getvalue()), preprocessing.size_px), preprocessing)
 
     prepared = decoded()
     return {
@@ -129,32 +151,26 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def ratio(report: dict[str, dict[str, float]]) -> float:
-    """Median from Success to ranked, over the medians of what cannot be avoided."""
-    physical = sum(report[name]["p50"] for name in report if name.startswith("alone"))
-    return report["success to ranked"]["p50"] / physical
+    """The 95th percentile from Success to ranked, over the medians of what cannot be avoided."""
+    return report["success to ranked"]["p95"] / sum(report[name]["p50"] for name in report if name.startswith("alone"))
 
 
-def show(report: dict[str, dict[str, float]]) -> None:
-    table = Table(title=f"{FILMS} films of {SIDE} x {SIDE}, 16 bits, one at a time (milliseconds)")
+def met(kind: str, report: dict[str, dict[str, float]]) -> bool:
+    return report["success to ranked"]["p95"] <= GOALS_P95_SECONDS[kind] and ratio(report) <= GOAL_RATIO
+
+
+def show(kind: str, report: dict[str, dict[str, float]]) -> None:
+    table = Table(title=f"{FILMS} films of {SIDE} x {SIDE}, {kind}, one at a time (milliseconds)")
     table.add_column("")
     for column in ("p50", "p95", "max"):
         table.add_column(column, justify="right")
     for name, found in report.items():
         table.add_row(name, *(f"{1000 * found[column]:.1f}" for column in ("p50", "p95", "max")))
-    met = report["success to ranked"]["p95"] < GOAL_P95_SECONDS
+    limit = GOALS_P95_SECONDS[kind]
+    in_time = "met" if report["success to ranked"]["p95"] <= limit else "MISSED"
+    in_proportion = "met" if ratio(report) <= GOAL_RATIO else "MISSED"
     table.caption = (
-        f"{ratio(report):.1f} times what decoding and the network take alone. "
-        f"Goal: p95 below {GOAL_P95_SECONDS:g} s, {'met' if met else 'MISSED'}."
+        f"Goals, of the 95th percentile: {limit:g} s, {in_time}; {GOAL_RATIO:g} times what decoding and the network "
+        f"take alone, {in_proportion}: {ratio(report):.1f}."
     )
     Console().print(table)
-
-
-def write(out: Path, report: dict[str, dict[str, float]]) -> None:
-    found = {
-        "films": FILMS,
-        "side_px": SIDE,
-        "seconds": report,
-        "ratio_to_physical_parts": ratio(report),
-        "goal_p95_seconds": GOAL_P95_SECONDS,
-    }
-    figures.keep(out, "latency", found)

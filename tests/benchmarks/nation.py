@@ -69,7 +69,7 @@ def measured(out: Path) -> Costs:
     if rates := found.get("receive", {}).get("instances_a_second"):
         costs = replace(costs, receive=1 / max(by["ours"] for cell, by in rates.items() if cell.startswith("8.4 MB")))
     if seconds := found.get("latency", {}).get("seconds"):
-        costs = replace(costs, decode=seconds["of it: decode, in its sandbox"]["p50"])
+        costs = replace(costs, decode=seconds["uncompressed"]["of it: decode, in its sandbox"]["p50"])
     return costs
 
 

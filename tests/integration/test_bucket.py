@@ -287,7 +287,7 @@ def test_old_objects_go_and_their_rows_stay(sweeps: Sweeps, spool: Spool, bad: B
     assert len(Reading(sweeps.store).worklist()) == 1
 
 
-def test_copies_of_a_dead_reader_go_when_another_starts(tmp_path: Path, bucket: Bucket) -> None:
+def test_copies_of_a_dead_reader_go_when_another_starts(bucket: Bucket) -> None:
     room = bucket._tray._room
     room.parent.mkdir()
     reader = (
