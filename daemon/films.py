@@ -28,7 +28,7 @@ def score(
     refuse_mismatch(current, policy)
     for film in films:
         if not film.is_file():
-            raise TriageError(f"{film}: no such file")
+            typer.echo(f"{film}: no such file", err=True)  # and a result like any other: one a file
     results = list(score_films(films, load(current), policy, decoding_limits(current)))
     if as_json:
         typer.echo(json.dumps(results, indent=2))

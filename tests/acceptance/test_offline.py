@@ -58,6 +58,7 @@ def test_scoring_for_people_says_by_its_exit_code_that_a_film_was_not_analysed(
     films = [chests.chest(tmp_path).path, tmp_path / "absent.dcm"]
     scored = make_daemon().run("score", *map(str, films))
     assert scored.returncode == 1
+    assert "absent.dcm: no such file" in scored.stderr
     assert len(scored.stdout.splitlines()) == 2
 
 
