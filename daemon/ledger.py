@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from secrets import token_hex
 
+from daemon.folder import fsync_folder
+
 _FOLDER = "ledger"
 _PLAIN = re.compile(r"[^A-Za-z0-9]")
 
@@ -42,7 +44,7 @@ class Ledger:
         folder = data_dir / _FOLDER
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path, self._descriptor = _new(folder)
-        _fsync_folder(folder)
+        fsync_folder(folder)
         self._lock = threading.Lock()
         self.count = 0
 
@@ -135,11 +137,3 @@ def _read(path: Path) -> Iterator[Entry]:
     for line in path.read_bytes().splitlines():
         with suppress(ValueError, TypeError):  # torn
             yield Entry(**json.loads(line))
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -61,21 +61,14 @@ class Deposit(Protocol):
 class Reception:
     """One C-STORE while its data set arrives. Whatever fails becomes the status of this one instance."""
 
-    def __init__(self, begin: Callable[[], Deposit], bytes_max: int) -> None:
-        self._room = bytes_max
-        self._status = OUT_OF_RESOURCES
+    def __init__(self, begin: Callable[[], Deposit] | None, bytes_max: int, status: int = OUT_OF_RESOURCES) -> None:
+        """Without ``begin`` the data set is taken, nothing of it kept, and ``status`` the answer."""
+        self._room, self._status = bytes_max, status
         self._deposit: Deposit | None = None
         try:
-            self._deposit = begin()
+            self._deposit = begin() if begin else None
         except Exception:  # noqa: BLE001 - the receiver has its own table of statuses; this is the last line
             self._deposit = None
-
-    @classmethod
-    def refused(cls, status: int) -> Reception:
-        """Takes the data set, keeps nothing of it."""
-        made = cls.__new__(cls)
-        made._room, made._status, made._deposit = 0, status, None  # noqa: SLF001 - its own
-        return made
 
     def write(self, part: memoryview) -> None:
         if self._deposit is None:
@@ -198,7 +191,7 @@ class Service:
 
     def _begin(self, command: Command) -> Reception:
         if not command.sop_class_uid or not command.sop_instance_uid:
-            return Reception.refused(CANNOT_UNDERSTAND_UID)
+            return Reception(None, 0, CANNOT_UNDERSTAND_UID)
         _, transfer_syntax = self.contexts[self._context_id]
         return Reception(lambda: self.begin_store(command, transfer_syntax), self.instance_bytes_max)
 
