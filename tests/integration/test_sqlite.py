@@ -5,8 +5,12 @@ from __future__ import annotations
 import runpy
 import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from triage.errors import TriageError
 from triage.records import schema, store
@@ -39,4 +43,31 @@ def test_the_interpreters_own_serves_if_it_is_new_enough(sqlite_url: str, monkey
     schema.upgrade(engine)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM reading_worklist").scalar() == 0
+    engine.dispose()
+
+
+def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    at_once = Barrier(8)
+
+    def journal_mode(url: str) -> object:
+        engine = store.open_engine(url)
+        at_once.wait()
+        with engine.connect() as connection:
+            mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+        engine.dispose()
+        return mode
+
+    with ThreadPoolExecutor(8) as opening:
+        for turn in range(40):
+            assert set(opening.map(journal_mode, [f"sqlite:///{tmp_path}/{turn}.db"] * 8)) == {"wal"}
+
+
+def test_a_file_that_stays_locked_is_given_up(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.2)
+    owner = store.sqlite_driver.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    owner.execute("BEGIN EXCLUSIVE")
+    engine = store.open_engine(sqlite_url)
+    with pytest.raises(OperationalError, match="database is locked"), engine.connect():
+        pass
+    owner.close()
     engine.dispose()

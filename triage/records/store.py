@@ -12,6 +12,7 @@ from dataclasses import fields
 from datetime import datetime
 from functools import cached_property
 from threading import Lock
+from time import monotonic, sleep
 from typing import Any
 
 from sqlalchemy import (
@@ -62,6 +63,7 @@ OperationError = OperationalError
 JOBS_CHANNEL = "triage_jobs"
 # The interpreter's own SQLite may have the WAL-reset bug (3.7.0 to 3.51.2); pysqlite3's wheel brings a newer one.
 SQLITE_MIN = (3, 51, 3)
+LOCK_SECONDS = 10.0
 
 
 def open_engine(database_url: str, site: Site | None = None) -> Engine:
@@ -100,12 +102,13 @@ def _sqlite_engine(database_url: str) -> Engine:
             f"SQLite {sqlite_driver.sqlite_version} can damage a database that several processes write, and pysqlite3, "
             "which brings a newer one, is not installed: set database_url to a PostgreSQL"
         )
-    engine = create_engine(database_url, module=sqlite_driver, connect_args={"timeout": 10.0})
+    engine = create_engine(database_url, module=sqlite_driver, connect_args={"timeout": LOCK_SECONDS})
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver has no types
         connection.isolation_level = None  # the driver's own BEGIN comes too late for the lock
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _write_ahead(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -114,6 +117,20 @@ def _sqlite_engine(database_url: str) -> Engine:
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
+
+
+def _write_ahead(connection: Any) -> None:  # noqa: ANN401 - the driver has no types
+    """For this one lock SQLite does not wait: of processes that start on a new file all but one would be refused."""
+    give_up_at = monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite_driver.OperationalError as error:
+            if "locked" not in str(error) or monotonic() > give_up_at:
+                raise
+            sleep(0.01)
+        else:
+            return
 
 
 class Store:
