@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING
+from uuid import UUID, uuid5
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,30 @@ class Status(StrEnum):
     UNREAD = "unread"
     READING = "reading"
     READ = "read"
+
+
+class EventKind(StrEnum):
+    """What can happen to a study."""
+
+    RECEIVED = "received"
+    ANALYSED = "analysed"
+    NOT_ANALYSED = "not_analysed"
+    REQUEUED = "requeued"
+    PRIORITISED = "prioritised"
+    REOPENED = "reopened"
+    OPENED = "opened"
+    STARTED = "started"
+    RELEASED = "released"
+    READ = "read"
+    OPINION = "opinion"
+
+
+class Opinion(StrEnum):
+    """What a reader thinks of the analysis of a study."""
+
+    AGREE = "agree"
+    DISAGREE = "disagree"
+    UNSURE = "unsure"
 
 
 class Analysis(StrEnum):
@@ -165,6 +190,22 @@ class Priority:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened to a study. ``who``: user, application entity or program; "" for the daemon itself.
+
+    The ranks are given where the event moved the study on the worklist.
+    """
+
+    event_id: int | None
+    at: datetime
+    kind: EventKind
+    who: str = field(default="", repr=False)
+    words: str = ""
+    rank_from: int | None = None
+    rank_to: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorklistEntry:
     """One row of the ``reading_worklist`` view: names and order of fields are those of its columns."""
 
@@ -194,3 +235,12 @@ class WorklistEntry:
     p_pneumonia: float | None
     identity_conflict: bool
     why: str
+
+
+# Any UUID will do, as long as it stays: workitems are known to others by what is derived from it.
+_WORKITEMS = UUID("6f0f3c1e-8d53-4f0c-9a55-7a0b3c1d2e4f")
+
+
+def workitem_uid(study_instance_uid: str, episode: int) -> str:
+    """UID of the Unified Procedure Step that stands for one reading of a study (PS3.5 B.2: 2.25 and a UUID)."""
+    return f"2.25.{uuid5(_WORKITEMS, f'{study_instance_uid} {episode}').int}"

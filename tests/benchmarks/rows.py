@@ -21,10 +21,12 @@ _DIGEST = {
 }
 _PRIORITY = "analysis, flagged, words, policy_version"
 _STUDIES = """
-INSERT INTO studies (study_instance_uid, accession_number, patient_id, patient_name, modality, study_date, received_at,
+INSERT INTO studies (study_instance_uid, workitem_uid, accession_number, patient_id, patient_name, modality, study_date,
+    received_at,
     waiting_since, overdue_at, waiting_limit_minutes, clinical_priority, episode, status, changed_while_reading,
     analysis, flagged, words, policy_version, identity_conflict, tier, p_pneumonia)
-SELECT '1.2.826.0.1.3680043.10.1.' || n, 'A' || n, 'P' || (n / 3), 'Invented^Patient ' || n, 'CR', '20260105', {ago},
+SELECT '1.2.826.0.1.3680043.10.1.' || n, '2.25.' || n, 'A' || n, 'P' || (n / 3),
+    'Invented^Patient ' || n, 'CR', '20260105', {ago},
     {ago}, {ago}, 240, CASE WHEN n % 50 = 0 THEN 0 WHEN n % 7 = 0 THEN 1 ELSE 2 END, 0, :status, false,
     :analysis, n % 4 = 0, 'not flagged: pneumonia unlikely', 'default-1', false, 'unlikely', 0.1
 FROM {numbers}"""

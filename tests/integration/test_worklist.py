@@ -144,6 +144,7 @@ def row(number: int, at: datetime) -> dict[str, Any]:
     waiting = Priority(analysis=Analysis.PENDING, words="not yet analysed", policy_version="test")
     return {
         "study_instance_uid": f"1.2.{number:04}",
+        "workitem_uid": f"2.25.{number}",
         "received_at": at,
         "waiting_since": at,
         "overdue_at": at + timedelta(minutes=LIMIT_MINUTES),

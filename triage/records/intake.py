@@ -15,13 +15,15 @@ from triage import policy as rules
 from triage.errors import Reason, SettingsError
 from triage.jobs import JobState
 from triage.policy import Policy
+from triage.records.history import History
 from triage.records.store import JOBS_CHANNEL, Store, study_columns
 from triage.records.tables import instances, jobs, policies, studies
-from triage.study import Finding, Header, Priority, ReceivedInstance, Status
+from triage.study import ClinicalPriority, EventKind, Finding, Header, Priority, ReceivedInstance, Status, workitem_uid
 
 _HASHES_A_QUERY = 500
 _IDENTITY = ("patient_id", "patient_birth_date", "accession_number")
 _SHOWN = (*_IDENTITY, "patient_name", "patient_sex", "age_years", "study_date", "study_description")
+_KEYS = ("study_instance_uid", "workitem_uid")
 _PRIORITY = tuple(each.name for each in fields(Priority))
 _INSTANCE = (
     "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "sha256",
@@ -53,6 +55,7 @@ class Intake:
 
     def __init__(self, store: Store, policy: Policy) -> None:
         self._store = store
+        self._history = History(store)
         self._policy = policy
         self._policy_is_known = False
 
@@ -126,6 +129,7 @@ class Intake:
         header = received.header
         shown = _fit(studies, {name: getattr(header, name) for name in (*_SHOWN, "modality", "study_instance_uid")})
         priority = {"clinical_priority": int(header.clinical_priority), **study_columns(rules.pending(self._policy))}
+        shown["workitem_uid"] = workitem_uid(shown["study_instance_uid"], 0)
         counted = {"preserve_rowcount": True}  # else PostgreSQL's is -1 after an insert
         return connection.execute(self._inserts["study"], shown | priority, execution_options=counted).rowcount > 0
 
@@ -139,7 +143,7 @@ class Intake:
         now, limit_minutes = self._store.now(), self._policy.waiting_limit_minutes
         times = {"received_at": now, "waiting_since": now, "overdue_at": self._store.after(limit_minutes * 60)}
         study = {
-            **_parameters(studies, *_SHOWN, "modality", "study_instance_uid", "clinical_priority", *_PRIORITY),
+            **_parameters(studies, *_SHOWN, "modality", *_KEYS, "clinical_priority", *_PRIORITY),
             **times,
             "waiting_limit_minutes": limit_minutes,
             "episode": 0,
@@ -181,6 +185,8 @@ class Intake:
             .where(studies.c.study_instance_uid == study_instance_uid)
             .values(
                 episode=episode,
+                workitem_uid=workitem_uid(study_instance_uid, episode),
+                transaction_uid=None,
                 status=Status.UNREAD,
                 reader=None,
                 status_at=self._store.now(),
@@ -189,6 +195,8 @@ class Intake:
                 waiting_limit_minutes=self._policy.waiting_limit_minutes,
             )
         )
+        words = "images came after it was read: to be read again"
+        self._history.note(connection, study_instance_uid, EventKind.REOPENED, words=words)
 
     def _insert_instance(
         self, connection: Connection, received: ReceivedInstance, episode: int, *, conflict: bool
@@ -236,6 +244,7 @@ class Intake:
         values: dict[str, Any] = {}
         if is_new or not received.quarantined:
             values["clinical_priority"] = min(study["clinical_priority"], int(header.clinical_priority))
+            self._note_urgency(connection, study, header)
         if is_new or not (contradicts or received.quarantined):
             values |= _shown(study, received)
         unclear = conflict or contradicts or received.not_analysed is Reason.IDENTITY_CONFLICT or received.quarantined
@@ -244,6 +253,12 @@ class Intake:
         values["changed_while_reading"] = study["changed_while_reading"] or seen_too_early
         same = studies.c.study_instance_uid == header.study_instance_uid
         connection.execute(update(studies).where(same).values(_fit(studies, values)))
+
+    def _note_urgency(self, connection: Connection, study: RowMapping, header: Header) -> None:
+        if header.clinical_priority < study["clinical_priority"]:
+            before = ClinicalPriority(study["clinical_priority"])
+            words = f"{before.name} to {header.clinical_priority.name} by an image"
+            self._history.note(connection, header.study_instance_uid, EventKind.PRIORITISED, words=words)
 
 
 def _contradicts(study: RowMapping, header: Header) -> bool:

@@ -5,7 +5,7 @@ Every change of a leased job names its token; a worker whose lease was given awa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from secrets import token_hex
@@ -19,9 +19,10 @@ from triage import policy as rules
 from triage.errors import LostLeaseError, Reason
 from triage.jobs import Job, JobState, RetryRule, retry_after
 from triage.policy import Policy
-from triage.records.store import Store, has_open_job
+from triage.records.history import History
+from triage.records.store import JOBS_CHANNEL, Store, has_open_job
 from triage.records.tables import IS_LEASED, IS_OPEN, IS_QUEUED, instances, jobs, studies
-from triage.study import Analysis, Finding, Priority
+from triage.study import Analysis, EventKind, Finding, Priority
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Queue:
 
     def __init__(self, store: Store, policy: Policy) -> None:
         self._store = store
+        self._history = History(store)
         self._policy = policy
         self._claims: dict[tuple[int, float], ReturningUpdate[Any]] = {}
 
@@ -149,7 +151,7 @@ class Queue:
 
     def _end(self, state: JobState, results: Sequence[Result]) -> list[Priority | None]:
         with self._store.writing() as connection:
-            self._store.lock_studies(connection, {result.job.study_instance_uid for result in results})
+            flagged = self._store.lock_studies(connection, {result.job.study_instance_uid for result in results})
             ended = self._ended(connection, state, results)
             counted = [result for result in results if result.job.job_id in ended]
             if not counted:
@@ -158,8 +160,30 @@ class Queue:
                 connection, [(result.job.instance_id, result.finding, result.priority) for result in counted]
             )
             studies_of = {result.job.study_instance_uid for result in counted}
+            ranks = {uid: self._history.rank(connection, uid) for uid in self._rising(counted, flagged)}
             settled = self._store.settle(connection, studies_of, self._policy)
+            for result in counted:
+                self._note(connection, result, ranks.get(result.job.study_instance_uid))
         return [settled[r.job.study_instance_uid] if r.job.job_id in ended else None for r in results]
+
+    def _rising(self, results: Sequence[Result], flagged: Collection[str]) -> set[str]:
+        """Studies that these results raise."""
+        raised = {result.job.study_instance_uid for result in results if result.priority.flagged}
+        return raised.difference(flagged)
+
+    def _note(self, connection: Connection, result: Result, rank: int | None) -> None:
+        """``rank``: before, of a study that was raised; 0 if it has been read."""
+        finding, priority = result.finding, result.priority
+        uid = result.job.study_instance_uid
+        analysed = priority.analysis is Analysis.ANALYSED
+        network = f"network {finding.weights_sha256[:12]}, " if finding.weights_sha256 else ""
+        self._history.note(
+            connection,
+            uid,
+            EventKind.ANALYSED if analysed else EventKind.NOT_ANALYSED,
+            words=f"{priority.words}; {network}policy {priority.policy_version}",
+            ranks=(rank, self._history.rank(connection, uid)) if rank else None,
+        )
 
     def _ended(self, connection: Connection, state: JobState, results: Sequence[Result]) -> set[int]:
         """Those whose lease was still held, by job_id. One statement for each reason: mostly there is none."""
@@ -182,6 +206,28 @@ class Queue:
             .values({**values, "finished_at": self._store.now()})
             .returning(jobs.c.job_id)
         )
+
+    def look_again(self, study_instance_uid: str, who: str) -> int:
+        """Queue the study's films of its current reading once more, as if they had just come; how many.
+
+        What was found stays, and can only be added to. Raise StudyNotFoundError.
+        """
+        with self._store.writing() as connection:
+            study = self._store.lock_study(connection, study_instance_uid)
+            films = select(instances.c.instance_id).where(
+                instances.c.study_instance_uid == study_instance_uid,
+                instances.c.episode == study["episode"],
+                instances.c.pixels_deleted_at.is_(None),
+            )
+            again = update(jobs).where(jobs.c.instance_id.in_(films) & ~IS_OPEN)
+            values = {**self._queued(0), "attempts": 0, "reason": None, "finished_at": None}
+            count = connection.execute(again.values(values)).rowcount
+            if count:
+                words = f"{count} film{'' if count == 1 else 's'} to be looked at again"
+                self._history.note(connection, study_instance_uid, EventKind.REQUEUED, who=who, words=words)
+                if self._store.backend == "postgresql":
+                    connection.exec_driver_sql(f"NOTIFY {JOBS_CHANNEL}")
+        return count
 
     # -- sweeps ------------------------------------------------------------------------------------------------
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select, text, update
+from sqlalchemy import Connection, RowMapping, Update, delete, func, insert, select, text, update
 
 from triage.errors import ConflictError, Reason, StudyNotFoundError
+from triage.records.history import History
 from triage.records.store import Store
-from triage.records.tables import IS_UNREAD, UtcDateTime, findings, instances, studies
-from triage.study import ClinicalPriority, Status, WorklistEntry
+from triage.records.tables import IS_UNREAD, UtcDateTime, findings, instances, opinions, studies
+from triage.study import ClinicalPriority, EventKind, Opinion, Status, WorklistEntry
+
+_EVENTS = {Status.UNREAD: EventKind.RELEASED, Status.READING: EventKind.STARTED, Status.READ: EventKind.READ}
 
 
 class Reading:
@@ -17,6 +20,7 @@ class Reading:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._history = History(store)
 
     def worklist(self, limit: int | None = None) -> list[WorklistEntry]:
         """The reading worklist in its order, from the view; all of it without ``limit``."""
@@ -79,7 +83,7 @@ class Reading:
             if row["status"] == Status.READ:
                 raise ConflictError("the study has been read")
             _refuse_another(row, reader)
-            self._set_status(connection, study_instance_uid, Status.UNREAD, None)
+            self._set_status(connection, study_instance_uid, Status.UNREAD, None, who=reader or "")
 
     def close(self, study_instance_uid: str, reader: str | None = None) -> None:
         """The study has been read and leaves the worklist; closing it again changes nothing.
@@ -96,12 +100,62 @@ class Reading:
                 raise ConflictError("new images have arrived since the reading was started: start it again to see them")
             self._set_status(connection, study_instance_uid, Status.READ, reader or row["reader"])
 
-    def _set_status(self, connection: Connection, study_instance_uid: str, status: Status, reader: str | None) -> None:
-        connection.execute(
-            update(studies)
-            .where(studies.c.study_instance_uid == study_instance_uid)
-            .values(status=status, reader=reader, status_at=self._store.now(), changed_while_reading=False)
-        )
+    def prioritise(self, study_instance_uid: str, clinical_priority: ClinicalPriority, who: str, source: str) -> bool:
+        """What people say of the order's urgency, up or down; the analysis has no part in it. False if it was so.
+
+        ``source``: where they said it, in words. Raise ConflictError if the study has been read.
+        """
+        with self._store.writing() as connection:
+            row = self._store.lock_study(connection, study_instance_uid)
+            if row["status"] == Status.READ:
+                raise ConflictError("the study has been read")
+            if row["clinical_priority"] == clinical_priority:
+                return False
+            before = self._history.rank(connection, study_instance_uid)
+            connection.execute(_of(study_instance_uid).values(clinical_priority=int(clinical_priority)))
+            words = f"{ClinicalPriority(row['clinical_priority']).name} to {clinical_priority.name} by {source}"
+            ranks = before, self._history.rank(connection, study_instance_uid)
+            self._history.note(connection, study_instance_uid, EventKind.PRIORITISED, who=who, words=words, ranks=ranks)
+        return True
+
+    def opine(self, study_instance_uid: str, reader: str, opinion: Opinion) -> None:
+        """A reader's word on the analysis, instead of an earlier one. Raise ConflictError if there is no analysis."""
+        with self._store.writing() as connection:
+            row = self._store.lock_study(connection, study_instance_uid)
+            if row["p_pneumonia"] is None:
+                raise ConflictError("the study was not analysed")
+            key = {"study_instance_uid": study_instance_uid, "episode": row["episode"], "reader": reader[:64]}
+            same = [opinions.c[name] == value for name, value in key.items()]
+            connection.execute(delete(opinions).where(*same))
+            said = {name: row[name] for name in ("flagged", "policy_version")}
+            connection.execute(insert(opinions).values(**key, **said, opinion=opinion, at=self._store.now()))
+            self._history.note(connection, study_instance_uid, EventKind.OPINION, who=reader, words=opinion.value)
+
+    def opinions(self) -> dict[Opinion, int]:
+        """Of flagged studies: how often readers agreed, disagreed or were unsure."""
+        said = select(opinions.c.opinion, func.count()).where(opinions.c.flagged).group_by(opinions.c.opinion)
+        with self._store.reading() as connection:
+            found: dict[str, int] = {row[0]: row[1] for row in connection.execute(said)}
+        return {opinion: found.get(opinion.value, 0) for opinion in Opinion}
+
+    def _set_status(
+        self,
+        connection: Connection,
+        study_instance_uid: str,
+        status: Status,
+        reader: str | None,
+        *,
+        who: str | None = None,
+    ) -> None:
+        """``who``: of the event, if not the reader."""
+        values = {"status": status, "reader": reader, "status_at": self._store.now(), "changed_while_reading": False}
+        connection.execute(_of(study_instance_uid).values(values))
+        told = (reader or "") if who is None else who
+        self._history.note(connection, study_instance_uid, _EVENTS[status], who=told)
+
+
+def _of(study_instance_uid: str) -> Update:
+    return update(studies).where(studies.c.study_instance_uid == study_instance_uid)
 
 
 def _refuse_another(row: RowMapping, reader: str | None) -> None:

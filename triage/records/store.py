@@ -185,10 +185,13 @@ class Store:
             raise StudyNotFoundError("no study is held under this Study Instance UID")
         return row
 
-    def lock_studies(self, connection: Connection, study_instance_uids: Collection[str]) -> None:
-        """Always in the same order: two transactions that want the same studies cannot wait for each other."""
-        if self.backend == "postgresql":  # on SQLite whoever writes is alone
-            connection.execute(_LOCK_STUDIES, {"uids": list(study_instance_uids)})
+    def lock_studies(self, connection: Connection, study_instance_uids: Collection[str]) -> set[str]:
+        """Those of them that are flagged.
+
+        Always in the same order: two transactions that want the same studies cannot wait for each other.
+        """
+        locked = connection.execute(_LOCK_STUDIES, {"uids": list(study_instance_uids)})
+        return {uid for uid, flagged in locked if flagged}
 
     def insert_if_absent(self, table: Any) -> Any:  # noqa: ANN401 - two dialects' classes with no shared base
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
@@ -267,7 +270,7 @@ def _of_current_reading() -> Select[Any]:
 
 _UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
 _UID = studies.c.study_instance_uid
-_LOCK_STUDIES = select(_UID).where(_UID.in_(_UIDS)).order_by(_UID).with_for_update()
+_LOCK_STUDIES = select(_UID, studies.c.flagged).where(_UID.in_(_UIDS)).order_by(_UID).with_for_update()
 _OF_CURRENT_READING = _of_current_reading()
 
 

@@ -94,6 +94,9 @@ studies = Table(
     Column("status", String(16), nullable=False),
     Column("reader", String(64)),
     Column("status_at", UtcDateTime),
+    # The workitem of the current reading in the Unified Procedure Step service, and the lock of who has claimed it.
+    Column("workitem_uid", String(64), nullable=False, unique=True),
+    Column("transaction_uid", String(64)),
     # An image came after the reader had started: the study cannot be closed before it has been looked at again.
     Column("changed_while_reading", Boolean, nullable=False),
     *_priority_columns(),
@@ -176,4 +179,32 @@ policies = Table(
     Column("version", String(64), primary_key=True),
     Column("content", String, nullable=False),
     Column("first_used_at", UtcDateTime, nullable=False),
+)
+
+# What happened to a study, but for its receipt, which `instances` tells. Only ever added to.
+events = Table(
+    "events",
+    metadata,
+    Column("event_id", RowId, primary_key=True),
+    Column("study_instance_uid", ForeignKey("studies.study_instance_uid"), nullable=False, index=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("kind", String(16), nullable=False),
+    # A user, an application entity or a program; empty: the daemon itself.
+    _text("who", 64),
+    _text("words", 320),
+    Column("rank_from", Integer),
+    Column("rank_to", Integer),
+)
+
+# What readers think of the analysis: the last word of each, for each reading.
+opinions = Table(
+    "opinions",
+    metadata,
+    Column("study_instance_uid", ForeignKey("studies.study_instance_uid"), primary_key=True),
+    Column("episode", Integer, primary_key=True),
+    Column("reader", String(64), primary_key=True),
+    Column("opinion", String(16), nullable=False),
+    Column("flagged", Boolean, nullable=False),
+    Column("policy_version", String(64), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
 )

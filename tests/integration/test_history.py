@@ -1,0 +1,154 @@
+"""What a study can tell of itself: every event, in order, with the places it moved between."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine
+
+from making import CARD, POLICY, finding, received
+from triage.errors import ConflictError, Reason, StudyNotFoundError
+from triage.policy import judge
+from triage.records.history import History
+from triage.records.intake import Intake
+from triage.records.queue import Queue, Result
+from triage.records.reading import Reading
+from triage.records.store import Store
+from triage.study import ClinicalPriority, Event, EventKind, Finding, Opinion
+
+UID = "1.2.{}".format
+
+
+@pytest.fixture
+def store(engine: Engine) -> Store:
+    return Store(engine)
+
+
+@pytest.fixture
+def history(store: Store) -> History:
+    return History(store)
+
+
+@pytest.fixture
+def reading(store: Store) -> Reading:
+    return Reading(store)
+
+
+@pytest.fixture
+def intake(store: Store) -> Intake:
+    """With three studies on the list."""
+    intake = Intake(store, POLICY)
+    for number in (1, 2, 3):
+        intake.receive(received(number))
+    return intake
+
+
+def analyse(store: Store, *found: Finding) -> None:
+    """The next films of the queue."""
+    queue = Queue(store, POLICY)
+    for each in found:
+        (job,) = queue.claim("test", 60)
+        queue.finish([Result(job=job, finding=each, priority=judge(each, card=CARD, policy=POLICY))])
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [event.kind.value for event in events]
+
+
+@pytest.mark.usefixtures("intake")
+def test_the_history_tells_receipt_analysis_and_reading_in_their_order(
+    store: Store, history: History, reading: Reading
+) -> None:
+    analyse(store, finding(0.95))
+    reading.start_reading(UID(1), "ann")
+    reading.release(UID(1), "ann")
+    reading.start_reading(UID(1), "bob")
+    reading.close(UID(1), "bob")
+    told = history.of_study(UID(1))
+    assert kinds(told) == ["received", "analysed", "started", "released", "started", "read"]
+    assert [event.who for event in told] == ["PACS", "", "ann", "ann", "bob", "bob"]
+    assert CARD.sha256[:12] in told[1].words
+    assert POLICY.version in told[1].words
+
+
+@pytest.mark.usefixtures("intake")
+def test_a_study_that_is_raised_tells_from_where_to_where(store: Store, history: History) -> None:
+    analyse(store, finding(0.1), finding(0.1), finding(0.95))
+    assert [(event.rank_from, event.rank_to) for event in history.of_study(UID(3))] == [(None, None), (3, 1)]
+    assert {event.rank_to for event in history.of_study(UID(1))} == {None}
+
+
+@pytest.mark.usefixtures("intake")
+def test_one_that_was_not_analysed_says_so(store: Store, history: History) -> None:
+    analyse(store, Finding(reason=Reason.NOT_A_CHEST_FILM))
+    assert kinds(history.of_study(UID(1))) == ["received", "not_analysed"]
+
+
+def test_a_late_image_of_a_study_that_was_read_is_told_as_a_reopening(
+    intake: Intake, history: History, reading: Reading
+) -> None:
+    before = reading.study(UID(1))["workitem_uid"]
+    reading.start_reading(UID(1), "ann")
+    reading.close(UID(1), "ann")
+    intake.receive(received(9, study=1))
+    assert kinds(history.of_study(UID(1))) == ["received", "started", "read", "reopened", "received"]
+    assert reading.study(UID(1))["workitem_uid"] != before
+
+
+@pytest.mark.usefixtures("intake")
+def test_people_may_raise_and_lower_the_orders_priority_and_the_list_follows(
+    history: History, reading: Reading
+) -> None:
+    assert reading.prioritise(UID(3), ClinicalPriority.STAT, "ris", "the RIS")
+    assert [entry.study_instance_uid for entry in reading.worklist()] == [UID(3), UID(1), UID(2)]
+    assert not reading.prioritise(UID(3), ClinicalPriority.STAT, "ris", "the RIS")
+    assert reading.prioritise(UID(3), ClinicalPriority.ROUTINE, "ris", "the RIS")
+    moved = [event for event in history.of_study(UID(3)) if event.kind is EventKind.PRIORITISED]
+    assert [(event.rank_from, event.rank_to, event.words) for event in moved] == [
+        (3, 1, "ROUTINE to STAT by the RIS"),
+        (1, 3, "STAT to ROUTINE by the RIS"),
+    ]
+
+
+@pytest.mark.usefixtures("intake")
+def test_a_study_that_was_read_keeps_its_priority(reading: Reading) -> None:
+    reading.close(UID(1))
+    with pytest.raises(ConflictError, match="has been read"):
+        reading.prioritise(UID(1), ClinicalPriority.STAT, "ris", "the RIS")
+    with pytest.raises(StudyNotFoundError):
+        reading.prioritise(UID(7), ClinicalPriority.STAT, "ris", "the RIS")
+
+
+@pytest.mark.usefixtures("intake")
+def test_the_last_word_of_each_reader_counts(store: Store, history: History, reading: Reading) -> None:
+    with pytest.raises(ConflictError, match="not analysed"):
+        reading.opine(UID(1), "ann", Opinion.AGREE)
+    analyse(store, finding(0.95), finding(0.1))
+    reading.opine(UID(1), "ann", Opinion.UNSURE)
+    reading.opine(UID(1), "ann", Opinion.DISAGREE)
+    reading.opine(UID(1), "bob", Opinion.AGREE)
+    reading.opine(UID(2), "bob", Opinion.AGREE)  # not flagged: has no part in the share of flags that were right
+    assert reading.opinions() == {Opinion.AGREE: 1, Opinion.DISAGREE: 1, Opinion.UNSURE: 0}
+    assert [event.words for event in history.of_study(UID(1))[2:]] == ["unsure", "disagree", "agree"]
+
+
+@pytest.mark.usefixtures("intake")
+def test_a_second_look_can_only_raise(store: Store, history: History, reading: Reading) -> None:
+    analyse(store, finding(0.95), finding(0.1), finding(0.1))
+    queue = Queue(store, POLICY)
+    assert queue.look_again(UID(1), "ann") == 1
+    assert queue.look_again(UID(1), "ann") == 0, "it waits already"
+    other = Finding(weights_sha256="b" * 64, p_normal=0.9, p_bacterial=0.05, p_viral=0.05)
+    analyse(store, other)
+    assert reading.study(UID(1))["flagged"]
+    assert kinds(history.of_study(UID(1))) == ["received", "analysed", "requeued", "analysed"]
+
+
+@pytest.mark.usefixtures("intake")
+def test_whoever_follows_sees_each_event_once(store: Store, history: History, reading: Reading) -> None:
+    seen, films = history.latest()
+    assert (seen, films) == (0, 3)
+    analyse(store, finding(0.95))
+    reading.start_reading(UID(2), "ann")
+    told = history.since(seen)
+    assert [(uid, event.kind) for uid, event in told] == [(UID(1), EventKind.ANALYSED), (UID(2), EventKind.STARTED)]
+    assert history.since(history.latest()[0]) == []

@@ -1,0 +1,99 @@
+"""What has happened to a study, in order: its events, and the places on the worklist that it moved between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import Connection, Insert, bindparam, func, insert, select, text
+
+from triage.records.store import Store
+from triage.records.tables import events, instances
+from triage.study import Event, EventKind
+
+_ID, _AT = events.c.event_id, events.c.at
+_MOST = 1000
+
+
+class History:
+    """Events are only ever added. ``note`` belongs to the transaction of what it tells."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def note(
+        self,
+        connection: Connection,
+        study_instance_uid: str,
+        kind: EventKind,
+        *,
+        who: str = "",
+        words: str = "",
+        ranks: tuple[int, int] | None = None,
+    ) -> None:
+        """``ranks``: before and after."""
+        before, after = ranks or (None, None)
+        row = {"study_instance_uid": study_instance_uid, "kind": kind, "who": who[:64], "words": words[:320]}
+        connection.execute(self._adding, row | {"rank_from": before, "rank_to": after})
+
+    @cached_property
+    def _adding(self) -> Insert:
+        row: dict[str, Any] = {column.name: bindparam(column.name) for column in events.columns if column is not _ID}
+        return insert(events).values(row | {"at": self._store.now()})
+
+    def rank(self, connection: Connection, study_instance_uid: str) -> int:
+        """Place of an open study; 0 if it is read or not held. Grows with the open studies, not with those read."""
+        found = connection.execute(text(_RANK.format(now=self._store.clock.now)), {"uid": study_instance_uid})
+        return int(found.scalar_one())
+
+    def of_study(self, study_instance_uid: str) -> list[Event]:
+        """From the first to the last, receipts of its instances included; at most the last 1,000 of either kind."""
+        noted = select(events).where(events.c.study_instance_uid == study_instance_uid).order_by(_ID.desc())
+        received = (
+            select(instances.c.received_at, instances.c.calling_ae, instances.c.sop_class_uid)
+            .where(instances.c.study_instance_uid == study_instance_uid)
+            .order_by(instances.c.instance_id.desc())
+        )
+        with self._store.reading() as connection:
+            happened = [_event(row) for row in connection.execute(noted.limit(_MOST)).mappings()]
+            happened += [
+                Event(event_id=None, at=at, kind=EventKind.RECEIVED, who=ae, words="an instance was received")
+                for at, ae, _ in connection.execute(received.limit(_MOST))
+            ]
+        return sorted(happened, key=lambda event: (event.at, event.event_id is None, event.event_id or 0))
+
+    def latest(self) -> tuple[int, int]:
+        """(last event, last instance), 0 where there is none: while both stay, nothing has happened to any study."""
+        last = select(
+            select(func.max(_ID)).scalar_subquery(), select(func.max(instances.c.instance_id)).scalar_subquery()
+        )
+        with self._store.reading() as connection:
+            event_id, instance_id = connection.execute(last).one()
+        return event_id or 0, instance_id or 0
+
+    def since(self, event_id: int, most: int = 500) -> Sequence[tuple[str, Event]]:
+        """Events after this one, oldest first, each with its Study Instance UID."""
+        later = select(events).where(events.c.event_id > event_id).order_by(_ID).limit(most)
+        with self._store.reading() as connection:
+            return [(row["study_instance_uid"], _event(row)) for row in connection.execute(later).mappings()]
+
+
+def _event(row: Any) -> Event:  # noqa: ANN401 - a row mapping
+    told = {name: row[name] for name in ("event_id", "at", "who", "words", "rank_from", "rank_to")}
+    return Event(**told, kind=EventKind(row["kind"]))
+
+
+# The order of `triage/worklist.py`, asked for one study: how many stand before it, and itself.
+_RANK = """
+WITH own AS (
+    SELECT clinical_priority, CASE WHEN flagged OR overdue_at <= {now} THEN 0 ELSE 1 END AS class,
+           waiting_since, study_instance_uid
+    FROM studies WHERE study_instance_uid = :uid AND status <> 'read'
+)
+SELECT count(*) FROM studies AS s, own
+WHERE s.status <> 'read'
+  AND (s.clinical_priority, CASE WHEN s.flagged OR s.overdue_at <= {now} THEN 0 ELSE 1 END,
+       s.waiting_since, s.study_instance_uid)
+   <= (own.clinical_priority, own.class, own.waiting_since, own.study_instance_uid)
+"""
