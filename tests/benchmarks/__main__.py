@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.benchmarks import claims, decode, growth, latency, nation, network, queue, receive
+from tests.benchmarks import claims, decode, growth, latency, nation, network, queue, receive, road
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEASUREMENTS = {
     "latency": latency.measure,
     "receive": receive.measure,
     "queue": queue.measure,
+    "road": road.measure,
     "network": network.measure,
     "decode": decode.measure,
     "claims": claims.measure,

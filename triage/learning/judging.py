@@ -36,6 +36,10 @@ class Answers:
         """Logits ((1 + copies) N, 3): plain, then copy by copy."""
         return np.concatenate([self.plain, *self.shifted])
 
+    def evenly(self) -> NDArray[np.float64]:
+        """Logits (2 copies N, 3): the plain ones as often as there are changed ones, then copy by copy."""
+        return np.concatenate([self.plain] * len(self.shifted) + [*self.shifted])
+
 
 @torch.inference_mode()
 def judged(network: EfficientNetLite0, films: Films, view: View, recipe: Recipe) -> Answers:

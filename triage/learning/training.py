@@ -172,7 +172,7 @@ def card_of(weights: bytes, films: Films, answers: Answers, work: Work, date: st
     """Calibration, thresholds and figures are those of answers out of fold."""
     recipe, labels = work.recipe, films.labels.numpy()
     copies = 1 + recipe.shifted_copies
-    calibration = calibration_of(answers.all(), np.tile(labels, copies))
+    calibration = calibration_of(answers.evenly(), np.tile(labels, 2 * recipe.shifted_copies))
     scores = probabilities(answers.all(), films=copies * len(films), calibration=calibration)
     p_pneumonia, positive = 1 - scores[:, NORMAL], np.tile(labels != NORMAL, copies)
     threshold = threshold_with_margin(
