@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.sandbox import ALIVE, LENGTH, MOST_REPORT_BYTES, Limits, Request
+from daemon.sandbox import ALIVE, LENGTH, LENGTHS, MOST_REPORT_BYTES, Limits, Request
 from triage.card import Preprocessing
 from triage.errors import Reason
 from triage.study import ClinicalPriority, Header
@@ -30,7 +30,9 @@ Gate = Callable[[Header], Reason | None]
 
 # The nursery loads the codecs in well under a second, unless the machine is very busy.
 _BIRTH_SECONDS = 30.0
-_BIRTHS = 2
+_BIRTHS = 3
+# What an earlier film may have done to the child: another child is asked before this film is blamed.
+_SUFFERED = frozenset({Reason.DECODE_CRASH, Reason.TOO_LARGE, Reason.INTERNAL_ERROR})
 _CHUNK_BYTES = 256 * 1024
 _BYTES_PER_PIXEL = 4
 
@@ -66,6 +68,7 @@ class Decoder:
         self._nursery: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._line: socket.socket | None = None  # to the child of the next look
+        self._seen = 0  # films, by that child
 
     def __enter__(self) -> Self:
         return self
@@ -99,31 +102,40 @@ class Decoder:
     def _look(self, request: bytes, size_px: int) -> Look:
         for _ in range(_BIRTHS):
             try:
-                with self._child() as line:
-                    return _understood(self._asked(line, request, size_px), size_px)
+                look = _understood(self._asked(self._child(), request, size_px), size_px)
             except _NoChildError:
                 self._kill()
             except _SilenceError:
                 self._kill()
                 return Look(reason=Reason.DECODE_TIMEOUT)
+            else:
+                is_first, self._seen = not self._seen, self._seen + 1
+                if look.pixels is None or self._seen >= self._limits.films:
+                    self._dismiss()
+                if is_first or look.reason not in _SUFFERED:
+                    return look
         return Look(reason=Reason.RESOURCE_EXHAUSTED)
 
-    @contextmanager
-    def _child(self) -> Iterator[socket.socket]:
-        """A line to a new child that has said it is alive."""
+    def _child(self) -> socket.socket:
+        """A line to a child that has said it is alive."""
         self._expect()
-        line, self._line = self._line, None
-        if line is None:
+        if self._line is None:
             raise _NoChildError
-        with line:
+        if not self._seen:
             try:
-                line.settimeout(_BIRTH_SECONDS)
-                alive = line.recv(1)
+                self._line.settimeout(_BIRTH_SECONDS)
+                alive = self._line.recv(1)
             except OSError:
                 raise _NoChildError from None
             if alive != ALIVE:
                 raise _NoChildError
-            yield line
+        return self._line
+
+    def _dismiss(self) -> None:
+        """Another child for the next film: this one has seen enough, or something that may have harmed it."""
+        if self._line is not None:
+            self._line.close()
+        self._line = None
 
     def _expect(self) -> None:
         """Have the next child born, if it is not: no film waits for its birth. What fails is found out by the look."""
@@ -136,7 +148,7 @@ class Decoder:
         except OSError:
             line.close()
         else:
-            self._line = line
+            self._line, self._seen = line, 0
 
     def _nursery_control(self) -> socket.socket:
         if self._control is None:
@@ -162,44 +174,51 @@ class Decoder:
             self._nursery.wait()
         self._control = self._line = self._nursery = None
 
-    def _asked(self, line: socket.socket, request: bytes, size_px: int) -> bytes:
-        """Bytes of the answer; no more than an answer can have."""
+    def _asked(self, line: socket.socket, request: bytes, size_px: int) -> tuple[bytes, bytes]:
+        """Report and pixels, no longer than they can be; empty if the child died in the middle of a sentence."""
         deadline = time.monotonic() + self._limits.seconds
-        most = LENGTH.size + MOST_REPORT_BYTES + _BYTES_PER_PIXEL * size_px**2
-        received = bytearray()
         try:
             line.settimeout(self._limits.seconds)
-            line.sendall(request)
-            line.shutdown(socket.SHUT_WR)
-            while len(received) <= most:
-                line.settimeout(max(deadline - time.monotonic(), 1e-3))
-                chunk = line.recv(_CHUNK_BYTES)
-                if not chunk:
-                    break
-                received += chunk
+            line.sendall(LENGTH.pack(len(request)) + request)
+            report, pixels = LENGTHS.unpack(_exactly(line, LENGTHS.size, deadline))
+            if report > MOST_REPORT_BYTES or pixels not in {0, _BYTES_PER_PIXEL * size_px**2}:
+                return b"", b""
+            return _exactly(line, report, deadline), _exactly(line, pixels, deadline)
         except TimeoutError:
             raise _SilenceError from None
         except OSError:
-            return b""  # it died in the middle of a sentence
-        return bytes(received)
+            return b"", b""
+
+
+def _exactly(line: socket.socket, count: int, deadline: float) -> bytes:
+    """Raise TimeoutError, or OSError if it ends before."""
+    received = bytearray()
+    while len(received) < count:
+        line.settimeout(max(deadline - time.monotonic(), 1e-3))
+        chunk = line.recv(min(_CHUNK_BYTES, count - len(received)))
+        if not chunk:
+            raise ConnectionResetError
+        received += chunk
+    return bytes(received)
 
 
 def _environment() -> dict[str, str]:
     """No secret of the worker's; one thread, since a fork copies only one; modules from where the worker has them."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # Large pages where the kernel has them to give: a film's memory is new to each child, and every page costs a fault.
+    threads["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     return {**threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LC_ALL": "C.UTF-8"}
 
 
-def _understood(answer: bytes, size_px: int) -> Look:
+def _understood(answer: tuple[bytes, bytes], size_px: int) -> Look:
     """Bytes of a child that may have been taken over: anything but a valid answer is a crash."""
     try:
-        (length,) = LENGTH.unpack_from(answer)
-        report = json.loads(answer[LENGTH.size : LENGTH.size + length])
+        report = json.loads(answer[0])
         header = None if report["header"] is None else _header(report["header"])
         if report["reason"] is not None:
             return Look(header=header, reason=Reason(report["reason"]))
         rows, columns = (int(side) for side in report["shape"])
-        return Look(header=header, pixels=_pixels(answer[LENGTH.size + length :], size_px), shape=(rows, columns))
+        return Look(header=header, pixels=_pixels(answer[1], size_px), shape=(rows, columns))
     except Exception:  # noqa: BLE001 - struct.error, ValueError, KeyError, RecursionError: no list would be complete
         return Look(reason=Reason.DECODE_CRASH)
 

@@ -291,7 +291,9 @@ def decoding_limits(settings: Settings) -> Limits:
     """What decoding one film may cost."""
     from daemon.sandbox import Limits
 
-    return Limits(seconds=settings.decode_seconds, memory_bytes=settings.decode_mib * 2**20)
+    return Limits(
+        seconds=settings.decode_seconds, memory_bytes=settings.decode_mib * 2**20, films=settings.decode_films
+    )
 
 
 def load(settings: Settings) -> Classifier:

@@ -1,8 +1,9 @@
-"""The decoder's child: one process for one file, poor in rights, memory and time. Run by ``decoder`` as a program.
+"""The decoder's child: a process for a few films, poor in rights, memory and time. Run by ``decoder`` as a program.
 
-    worker --socket pair--> nursery (this module, codecs loaded, no threads) --fork--> child (one file) --> answer
+    worker --socket pair--> nursery (this module, codecs loaded, no threads) --fork--> child (some files) --> answers
 
-The nursery never reads a file. A child that is taken over can send bytes of a fixed format, and die.
+The nursery never reads a file. A child that is taken over can send bytes of a fixed format, and die. It serves the next
+film only after a sound one: a birth costs more than a look.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from triage.vision.pixels import prepare, read_dicom, read_pixels
 # First sign of life of a child: what goes wrong before it is the nursery's fault, after it the file's.
 ALIVE = b"\x01"
 LENGTH = struct.Struct("<I")
+# Before an answer: bytes of its report and of its pixels.
+LENGTHS = struct.Struct("<II")
 MOST_REPORT_BYTES = 64 * 1024
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # linux/prctl.h
@@ -51,9 +54,10 @@ _CODECS = ("JPEG8", "JPEGLS", "JPEG2K", "HTJ2K", "DICOMRLE")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one file may cost; ``memory_bytes`` is beyond what the child has at birth."""
+    """What one file may cost; ``memory_bytes`` is beyond what a child has at birth. ``films``: that one child sees."""
 
     seconds: float = 20.0
+    films: int = 16
     memory_bytes: int = 2 * 2**30
     file_bytes: int = 512 * 2**20
 
@@ -137,11 +141,10 @@ def _live(line: socket.socket, nursery: int) -> None:
     if not select.select([line], [], [], _NOT_YET_SECONDS)[0]:
         _look_at_a_wedge()  # while nobody waits: the memory that a look touches becomes this process's own
     with line.makefile("rb") as incoming:
-        content = incoming.read()
-    report, pixels = _answer(content)
-    line.sendall(LENGTH.pack(len(report)) + report)
-    if pixels is not None:
-        line.sendall(np.ascontiguousarray(pixels, "<f4").tobytes())
+        while length := incoming.read(LENGTH.size):
+            report, pixels = _answer(incoming.read(*LENGTH.unpack(length)))
+            content = b"" if pixels is None else np.ascontiguousarray(pixels, "<f4").tobytes()
+            line.sendall(LENGTHS.pack(len(report), len(content)) + report + content)
 
 
 def _answer(content: bytes) -> tuple[bytes, NDArray[np.float32] | None]:
@@ -157,9 +160,11 @@ def _answer(content: bytes) -> tuple[bytes, NDArray[np.float32] | None]:
 
 
 def confine(limits: Limits) -> None:
-    """From here on: no more memory, time, files or rights than the file may cost."""
+    """From here on: no more memory, time, files or rights than the files may cost. Again: changes nothing."""
     _limit(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
-    _limit(resource.RLIMIT_CPU, int(limits.seconds) + 2)  # the worker's clock strikes first
+    _limit(
+        resource.RLIMIT_CPU, int(limits.seconds * limits.films) + 2
+    )  # for each film the worker's clock strikes first
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
     _limit(resource.RLIMIT_CORE, 0)

@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     pending_seconds: float = Field(300.0, gt=0, description="then a study shows 'not analysed (timeout)'")
     decode_seconds: float = Field(20.0, gt=0, description="deadline for decoding one instance")
     decode_mib: int = Field(2048, ge=256, description="memory the decoding child may take")
+    decode_films: int = Field(16, ge=1, description="films that one child decodes, while all are sound; 1: one each")
 
     retention_days: float = Field(7.0, gt=0, description="pixel files are deleted after this: the PACS is the archive")
     disk_free_mib_min: int = Field(2048, ge=0, description="below this free space new associations are refused")

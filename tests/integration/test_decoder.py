@@ -171,7 +171,6 @@ def test_a_dead_nursery_is_replaced(decoder: Decoder, path: Path) -> None:
 def test_a_child_does_not_outlive_its_nursery(path: Path, tmp_path: Path) -> None:
     sign = tmp_path / "asleep"
     with Decoder(Limits(seconds=100)) as decoder, ThreadPoolExecutor(1) as pool:
-        look(decoder, path)
         sleeping = pool.submit(look, decoder, path, partial(gates.sleep, sign=sign))
         while not sign.exists():
             time.sleep(0.01)
@@ -247,13 +246,27 @@ def test_a_full_size_film_is_looked_at_in_a_fraction_of_a_second(decoder: Decode
     assert seconds[0] < 0.5  # 70 ms on a quiet machine
 
 
-def test_the_child_of_the_next_look_is_born_before_it_is_needed_and_serves_no_other(
-    decoder: Decoder, path: Path
-) -> None:
-    decoder.warm()
-    waiting = only_child(decoder)
+def test_a_child_is_born_before_it_is_needed_and_serves_as_many_films_as_it_may(path: Path) -> None:
+    with Decoder(Limits(films=2)) as decoder:
+        decoder.warm()
+        first = only_child(decoder)
+        assert [look(decoder, path).reason, only_child(decoder).pid] == [None, first.pid]
+        assert look(decoder, path).reason is None
+        assert only_child(decoder, but=first).pid != first.pid
+
+
+@pytest.mark.parametrize("gate", [gates.closed_gate, gates.crash, gates.babble, gates.broken_gate])
+def test_after_anything_but_a_sound_film_another_child_serves(decoder: Decoder, path: Path, gate: Gate) -> None:
     assert look(decoder, path).reason is None
-    assert only_child(decoder, but=waiting).pid != waiting.pid
+    before = only_child(decoder)
+    assert look(decoder, path, gate).reason is not None
+    assert only_child(decoder, but=before).pid != before.pid
+
+
+def test_a_film_is_not_blamed_for_the_death_of_a_child_that_served_others(decoder: Decoder, path: Path) -> None:
+    assert look(decoder, path).reason is None
+    only_child(decoder).kill()
+    assert look(decoder, path).reason is None
 
 
 def only_child(decoder: Decoder, but: psutil.Process | None = None) -> psutil.Process:

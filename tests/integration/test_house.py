@@ -371,5 +371,5 @@ def test_budgets_need_a_share_of_pneumonias_and_a_curve(
 
 
 def test_decoding_costs_no_more_than_the_settings_say() -> None:
-    limits = decoding_limits(Settings(decode_seconds=3.5, decode_mib=512))
-    assert limits == Limits(seconds=3.5, memory_bytes=512 * 2**20)
+    limits = decoding_limits(Settings(decode_seconds=3.5, decode_mib=512, decode_films=3))
+    assert limits == Limits(seconds=3.5, memory_bytes=512 * 2**20, films=3)
