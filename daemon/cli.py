@@ -177,7 +177,8 @@ def web() -> None:
     stop = lifecycle.stop_on_signals()
     need_database(house)
     from daemon.web.drawing import Drawing
-    from daemon.web.server import build_app, serve
+    from daemon.web.server import build_app
+    from daemon.web.serving import serve
 
     settings = house.settings
     hosts = (settings.http_host, *settings.http_allowed_hosts)
