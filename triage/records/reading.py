@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Update, delete, func, insert, select, text, update
 
 from triage.errors import ConflictError, Reason, StudyNotFoundError
 from triage.records.history import History
+from triage.records.listing import Listing
 from triage.records.store import Store
 from triage.records.tables import IS_UNREAD, UtcDateTime, findings, instances, opinions, studies
 from triage.study import ClinicalPriority, EventKind, Opinion, Status, WorklistEntry
@@ -21,6 +23,16 @@ class Reading:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._history = History(store)
+
+    @cached_property
+    def listing(self) -> Listing:
+        """The worklist a page at a time."""
+        return Listing(self._store)
+
+    @property
+    def history(self) -> History:
+        """What happened to each study."""
+        return self._history
 
     def worklist(self, limit: int | None = None) -> list[WorklistEntry]:
         """The reading worklist in its order, from the view; all of it without ``limit``."""
