@@ -7,7 +7,7 @@ Host header on). Against pages of other sites in the same browser it defends its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -16,10 +16,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from daemon.web.api import Api
 from daemon.web.drawing import Drawing
+from daemon.web.film import Films
 from daemon.web.health import Health, Ready
 from daemon.web.pages import Pages, html
 from daemon.web.schemas import DescribedApp
 from daemon.web.shield import Shield, explain_failures
+from daemon.web.stream import Changes
 from triage.policy import Policy
 from triage.records.queue import Queue
 from triage.records.reading import Reading
@@ -28,9 +30,9 @@ STATIC = Path(__file__).resolve().parent / "static"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _DESCRIPTION = """For prioritisation only, not for diagnosis.
 
-Times are UTC (RFC 3339). Poll the worklist, every 5 s like the page: each answer is the whole of it; there is no
-ETag because waiting times run on. A body is JSON in UTF-8, sent as application/json. Failures are problem details (RFC
-9457).
+Times are UTC (RFC 3339). Fetch the worklist whenever /api/changes says that something has happened, and every 15 s
+like the page, for waiting times run on; who cannot listen polls every 5 s. There is no ETag for the same reason. A
+body is JSON in UTF-8, sent as application/json. Failures are problem details (RFC 9457).
 
 Nobody is asked for a password. `reader` is a name by which readers know each other: whoever gives it cannot read or
 release what another reader holds; whoever leaves it out can, as an archive does once the report is signed.
@@ -45,8 +47,11 @@ def build_app(
     ready: Ready,
     *,
     drawing: Drawing | None = None,
+    films: Films | None = None,
+    ring: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """``allowed_hosts`` are served beside the names of loopback. Without ``drawing`` nothing is explained in pictures.
+    """``allowed_hosts`` are served beside the names of loopback. Without ``drawing`` nothing is explained in pictures,
+    without ``films`` none is shown. ``ring`` wakes the workers.
 
     ``ready`` returns {"ready": bool, "missing": [sentence, ...]}, and whatever else /api/health/ready should tell; the
     page shows the sentences. It may raise: then the state is said to be unknown.
@@ -60,9 +65,22 @@ def build_app(
         redirect_slashes=False,
     )
     health = Health(queue, ready)
-    app.include_router(Api(reading, policy).router())
+    changes = app.state.changes = Changes(reading.history)
+    app.include_router(Api(reading, queue, policy, ring).router())
+    app.include_router(changes.router())
     app.include_router(health.router())
-    app.include_router(Pages(reading, policy, health, explains=drawing is not None).router())
+    pages = Pages(
+        reading=reading,
+        queue=queue,
+        policy=policy,
+        health=health,
+        ring=ring,
+        explains=drawing is not None,
+        shows_films=films is not None,
+    )
+    app.include_router(pages.router())
+    if films:
+        app.include_router(films.router())
     if drawing:
         app.include_router(drawing.router())
     app.add_api_route("/api/docs", lambda: html("docs.html", schema=app.openapi()), include_in_schema=False)

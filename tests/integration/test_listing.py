@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from base64 import urlsafe_b64encode
 
 import pytest
@@ -141,6 +142,7 @@ def test_a_cursor_holds_no_word_of_a_patient(reading: Reading) -> None:
 def test_studies_that_were_read_come_the_last_first_and_in_pages(reading: Reading) -> None:
     order = ["1.2.5", "1.2.1", "1.2.7", "1.2.2"]
     for uid in order:
+        time.sleep(0.005)  # SQLite tells the time to the millisecond
         reading.close(uid, "ann")
     assert uids(reading.listing, view=View.READ) == order[::-1]
     assert walked(reading.listing, 1, view=View.READ) == order[::-1]
