@@ -176,14 +176,28 @@ def web() -> None:
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    from daemon.decoder import Decoder
     from daemon.web.drawing import Drawing
-    from daemon.web.server import build_app, serve
+    from daemon.web.film import Films
+    from daemon.web.server import build_app
+    from daemon.web.serving import serve
 
     settings = house.settings
     hosts = (settings.http_host, *settings.http_allowed_hosts)
     drawing = Drawing(reading=house.reading, kept=house.spool.kept) if settings.explanations else None
-    app = build_app(house.reading, house.queue, house.policy, hosts, lambda: readiness(house), drawing=drawing)
-    serve(app, settings.http_host, settings.http_port, stop)
+    with Decoder(decoding_limits(settings)) as decoder:
+        films = Films(reading=house.reading, kept=house.spool.kept, decoder=decoder)
+        app = build_app(
+            house.reading,
+            house.queue,
+            house.policy,
+            hosts,
+            lambda: readiness(house),
+            drawing=drawing,
+            films=films,
+            ring=house.ringer.ring,
+        )
+        serve(app, settings.http_host, settings.http_port, stop)
 
 
 # -- the worklist --------------------------------------------------------------------------------------------------

@@ -80,6 +80,10 @@ class ConflictError(TriageError):
     """The study's status does not allow this change, e.g. another reader holds it."""
 
 
+class CursorError(TriageError):
+    """A page cannot go on from there."""
+
+
 class BusyError(TriageError):
     """It cannot be had just now; the same request may succeed later."""
 

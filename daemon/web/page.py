@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from triage.study import Analysis, Tier, WorklistEntry
+from triage.records.listing import Totals
+from triage.study import Analysis, Event, EventKind, Tier, WorklistEntry
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 # Controls, formatting (bidi overrides among it), surrogates, line separators: none of them belongs on a line.
@@ -20,6 +19,19 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Persian and Indic names are not spelled right without the zero-width joiner and non-joiner.
 _NEEDED = frozenset({"\u200c", "\u200d"})
 _BADGES = {Tier.LIKELY: "likely", Tier.POSSIBLE: "possible", Tier.UNLIKELY: "not flagged"}
+_HAPPENED = {
+    EventKind.RECEIVED: "received",
+    EventKind.ANALYSED: "analysed",
+    EventKind.NOT_ANALYSED: "not analysed",
+    EventKind.REQUEUED: "analysis asked for again",
+    EventKind.PRIORITISED: "clinical priority changed",
+    EventKind.REOPENED: "opened again",
+    EventKind.OPENED: "looked at",
+    EventKind.STARTED: "reading started",
+    EventKind.RELEASED: "released",
+    EventKind.READ: "read",
+    EventKind.OPINION: "opinion on the analysis",
+}
 _YEARS_IN_MONTHS = 2.0
 _DAY_MINUTES = 24 * 60
 
@@ -49,6 +61,8 @@ def _environment() -> Environment:
         caveat=caveat,
         typed=typed,
         codes=codes,
+        told=told,
+        until=until,
     )
     return environment
 
@@ -99,6 +113,11 @@ def clock(moment: datetime, now: datetime) -> str:
     return f"{here:%H:%M}" if here.date() == today else f"{here:%d %b %H:%M}"
 
 
+def until(entry: WorklistEntry) -> datetime:
+    """When the wait of a study that was read ended."""
+    return entry.waiting_since + timedelta(seconds=entry.waiting_seconds)
+
+
 def badge(entry: WorklistEntry) -> tuple[str, str]:
     """(class, words) of the analysis. Where nothing was looked at, never a word that could mean "normal"."""
     if entry.analysis == Analysis.PENDING:
@@ -115,15 +134,23 @@ def caveat(entry: WorklistEntry) -> str:
     return f"rather {entry.etiology}; not reliable on films" if entry.etiology else ""
 
 
-def counts(entries: Sequence[WorklistEntry]) -> list[tuple[str, int]]:
+def counts(totals: Totals) -> list[tuple[str, int]]:
     """(word, number) for the title bar, of the whole worklist."""
-    analyses = Counter(entry.analysis for entry in entries)
     return [
-        ("open", len(entries)),
-        ("flagged", sum(entry.flagged for entry in entries)),
-        ("pending", analyses[Analysis.PENDING]),
-        ("not analysed", analyses[Analysis.NOT_ANALYSED]),
+        ("open", totals.open),
+        ("flagged", totals.flagged),
+        ("pending", totals.pending),
+        ("not analysed", totals.not_analysed),
     ]
+
+
+def told(event: Event) -> str:
+    """One event in words, without its time."""
+    moved = f", moved from place {event.rank_from} to {event.rank_to}" if event.rank_to else ""
+    kind, words = _HAPPENED[event.kind], event.words
+    if event.kind is EventKind.RECEIVED or words.startswith(kind):
+        kind, words = words or kind, ""
+    return f"{kind}{': ' + words if words else ''}{moved}"
 
 
 # -- the description of the interface ------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ class Readiness(BaseModel):
 # -- studies and the worklist --------------------------------------------------------------------------------------
 
 _MEANINGS = {
-    "rank": "Place on the whole worklist; 1 is read next.",
+    "rank": "Place on the whole worklist; 1 is read next. 0 in the view of those that were read.",
     "study_instance_uid": "(0020,000D).",
     "accession_number": '(0008,0050), as received; "" where absent.',
     "patient_id": '(0010,0020), as received; "" where absent.',
@@ -95,7 +95,7 @@ _MEANINGS = {
     "study_description": '(0008,1030), as received; "" where absent.',
     "received_at": "When the study's first object was stored. UTC.",
     "waiting_since": "The same, or when a late image reopened the study after it was read. UTC.",
-    "waiting_seconds": "Seconds since waiting_since.",
+    "waiting_seconds": "Seconds since waiting_since; of those that were read, until then.",
     "clinical_priority": "Of the order; the analysis never changes it.",
     "status": "Where the reading stands.",
     "reader": "Who reads or has read it; null if nobody or not said.",
@@ -137,7 +137,7 @@ def _one_of(codes: Iterable[str]) -> dict[str, Any]:
 
 _SHAPES: dict[str, dict[str, Any]] = {
     "clinical_priority": _one_of(priority.name for priority in ClinicalPriority),
-    "status": _one_of(status for status in Status if status is not Status.READ),
+    "status": _one_of(Status),
     "analysis": _one_of(Analysis),
     "reason": {**_one_of(Reason), "x-enum-descriptions": {reason.value: reason.words for reason in Reason}},
     "tier": _one_of(Tier),
@@ -162,9 +162,8 @@ def _entry_fields() -> dict[str, Any]:
 def _study_fields() -> dict[str, Any]:
     hints = {**get_type_hints(WorklistEntry), **_OF_STUDIES}
     hints |= {name: hints[name] | None for name in _OF_OPEN_STUDIES}
-    shapes = {**_SHAPES, "status": _one_of(Status)}
     ends = dict.fromkeys(_OF_OPEN_STUDIES, " Null once the study was read.")
-    return {name: _field(name, hint, shapes.get(name), ends.get(name, "")) for name, hint in hints.items()}
+    return {name: _field(name, hint, _SHAPES.get(name), ends.get(name, "")) for name, hint in hints.items()}
 
 
 ENTRY_EXAMPLE = {
@@ -199,24 +198,28 @@ WORKLIST_EXAMPLE = {
     "generated_at": "2025-07-20T08:12:34.500000Z",
     "policy_version": "st-elsewhere-3",
     "waiting_limit_minutes": 240,
+    "version": "12-3",
     "count": 1,
     "entries": [ENTRY_EXAMPLE],
+    "next_cursor": None,
 }
 
 Entry: type[BaseModel] = create_model(
     "WorklistEntry",
-    __doc__="A study that is unread or being read, as the view reading_worklist has it.",
+    __doc__="A study as the view reading_worklist has it; or one that was read.",
     **_entry_fields(),
 )
 Study: type[BaseModel] = create_model("Study", __doc__="A study, read or not.", **_study_fields())
 Worklist: type[BaseModel] = create_model(
     "Worklist",
-    __doc__="The reading worklist, or its beginning.",
+    __doc__="The reading worklist, or a page of it.",
     generated_at=(datetime, Field(description="When this was read. UTC.")),
     policy_version=(str, Field(description="The policy in force.")),
     waiting_limit_minutes=(int, Field(description="Minutes after which a study becomes overdue.")),
+    version=(str, Field(description="As /api/changes tells it: while it stays, nothing has happened to any study.")),
     count=(int, Field(description="Number of entries here; smaller than the worklist if a limit was given.")),
-    entries=(list[Entry], Field(description="First to be read first.")),  # type: ignore[valid-type] # made at run time
+    entries=(list[Entry], Field(description="In the order asked for.")),  # type: ignore[valid-type] # made at run time
+    next_cursor=(str | None, Field(description="Ask for the next page with it; null on the last.")),
 )
 
 
@@ -226,11 +229,12 @@ Worklist: type[BaseModel] = create_model(
 _FAILURES = {
     400: "The Host header names no host of this server (as text), or the body is not UTF-8.",
     403: "A page of another site asks for the change: Origin or Sec-Fetch-Site says so.",
-    404: "No study is held under this Study Instance UID.",
+    404: "No study is held under this Study Instance UID, or not what is asked for of it; `detail` says which.",
     409: "The study does not allow the change; `detail` says why. Nothing was changed.",
     411: "The body comes without Content-Length (chunked).",
     413: f"The body is larger than {BODY_BYTES_MAX} bytes.",
-    422: "A parameter or the body is not valid, or the body did not come as application/json.",
+    422: "A parameter or the body is not valid, or the body did not come as application/json. "
+    "Or a cursor that is none, or whose place has moved: begin with the first page.",
     500: "An error that nobody expected; the log says where.",
     503: "The database does not answer: try again after Retry-After. Or too many connections at once (as text).",
 }

@@ -17,10 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from daemon.telemetry import describe, log
 from daemon.web import page
 from daemon.web.schemas import BODY_BYTES_MAX, PROBLEM_TYPE, Problem
-from triage.errors import BusyError, ConflictError, StudyNotFoundError
+from triage.errors import BusyError, ConflictError, CursorError, StudyNotFoundError
 from triage.records.store import DatabaseError
 
 _RETRY_SECONDS = 5
+# Parameters and fields of this interface.
+_FILTERS = {"view", "sort", "modality", "status", "tier", "analysis", "q", "limit", "cursor"}
+_FIELDS = {"uid", "verb", "reader", "body", "kind", "opinion", "clinical_priority", "window", "size", "number", "form"}
+_OURS = _FILTERS | _FIELDS
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -40,6 +44,7 @@ def explain_failures(app: FastAPI) -> None:
     app.add_exception_handler(StudyNotFoundError, _not_found)
     app.add_exception_handler(ConflictError, _conflict)
     app.add_exception_handler(BusyError, _busy)
+    app.add_exception_handler(CursorError, _no_cursor)
     app.add_exception_handler(DatabaseError, _database_down)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _refused)
@@ -51,6 +56,10 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 async def _conflict(request: Request, error: Exception) -> Response:
     return _failure(request.url.path, 409, str(error))
+
+
+async def _no_cursor(request: Request, error: Exception) -> Response:
+    return _failure(request.url.path, 422, f"cursor: {error}.")
 
 
 async def _busy(request: Request, error: Exception) -> Response:
@@ -69,8 +78,7 @@ async def _database_down(request: Request, error: Exception) -> Response:
 async def _not_valid(request: Request, error: Exception) -> Response:
     """Only the names that this interface gives to its parameters are repeated."""
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    ours = {"limit", "uid", "verb", "reader", "body", "kind"}
-    names = sorted({str(part) for problem in problems for part in problem["loc"]} & ours)
+    names = sorted({str(part) for problem in problems for part in problem["loc"]} & _OURS)
     return _failure(request.url.path, 422, f"Not valid: {', '.join(names) or 'the request'}. See /api/docs.")
 
 

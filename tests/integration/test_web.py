@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -26,11 +26,13 @@ from daemon.folder import Folder
 from daemon.web.drawing import Drawing
 from daemon.web.page import badge
 from daemon.web.schemas import BODY_BYTES_MAX, ENTRY_EXAMPLE, WORKLIST_EXAMPLE, Entry, Study, Worklist
-from daemon.web.server import build_app, serve
+from daemon.web.server import build_app
+from daemon.web.serving import serve
 from triage.errors import BusyError, Reason, TriageError
 from triage.policy import Policy, not_analysed
 from triage.records import schema
 from triage.records.intake import Intake
+from triage.records.listing import Listing
 from triage.records.queue import Queue, Result
 from triage.records.reading import Reading
 from triage.records.store import Store, open_engine
@@ -140,7 +142,10 @@ def explaining_site(tmp_path: Path) -> Iterator[Site]:
 
 
 @contextmanager
-def opened(tmp_path: Path, *, explains: bool) -> Iterator[Site]:
+def opened(
+    tmp_path: Path, *, explains: bool, beside: Callable[[Store], dict[str, Any]] = lambda _: {}
+) -> Iterator[Site]:
+    """``beside``: what else the pages are built with."""
     engine = open_engine(f"sqlite:///{tmp_path / 'triage.db'}")
     schema.upgrade(engine)
     store = Store(engine)
@@ -149,7 +154,9 @@ def opened(tmp_path: Path, *, explains: bool) -> Iterator[Site]:
     with httpx.Client(base_url=url, timeout=30) as client:
         site = Site(url, client, engine)
         drawing = Pictures(reading=Reading(store), kept=Folder(tmp_path)) if explains else None
-        app = build_app(Reading(store), Queue(store, POLICY), POLICY, [HOST], site.ready, drawing=drawing)
+        app = build_app(
+            Reading(store), Queue(store, POLICY), POLICY, [HOST], site.ready, drawing=drawing, **beside(store)
+        )
         stop = threading.Event()
         server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))
         server.start()
@@ -187,7 +194,8 @@ def is_problem(answer: httpx.Response, status: int) -> bool:
 def test_the_worklist_has_every_column_of_the_view_and_says_what_it_is(site: Site) -> None:
     site.receive(1, patient_name="Doe^Jane", age_years=4.0)
     answer = site.client.get("/api/worklist").json()
-    assert set(answer) == {"generated_at", "policy_version", "waiting_limit_minutes", "count", "entries"}
+    names = {"generated_at", "policy_version", "waiting_limit_minutes", "version", "count", "entries", "next_cursor"}
+    assert set(answer) == names
     assert (answer["policy_version"], answer["waiting_limit_minutes"], answer["count"]) == ("site-7", 240, 1)
     assert list(answer["entries"][0]) == [column.name for column in fields(WorklistEntry)]
     assert answer["entries"][0]["patient_name"] == "Doe^Jane"
@@ -415,12 +423,13 @@ def test_the_description_has_every_field_and_every_code(site: Site) -> None:
     parts = parts_of(site)
     names = [column.name for column in fields(WorklistEntry)]
     assert list(parts["WorklistEntry"]["properties"]) == list(Entry.model_fields) == names
-    assert set(parts["Study"]["properties"]) == set(Study.model_fields) == {*names, *studies.columns.keys()}
+    told = {*names, *studies.columns.keys()} - {"workitem_uid", "transaction_uid"}
+    assert set(parts["Study"]["properties"]) == set(Study.model_fields) == told
     described = {name: shape for name, shape in parts["WorklistEntry"]["properties"].items() if shape["description"]}
     assert list(described) == names
     codes = {
         "clinical_priority": ["STAT", "URGENT", "ROUTINE"],
-        "status": ["unread", "reading"],
+        "status": ["unread", "reading", "read"],
         "analysis": ["pending", "analysed", "not_analysed"],
         "reason": [reason.value for reason in Reason],
         "tier": ["likely", "possible", "unlikely"],
@@ -517,7 +526,9 @@ def test_the_page_that_describes_it_shows_types_codes_and_an_example(site: Site)
     assert "every 5 s" in page
     assert "`" not in page
     targets = set(re.findall(r'href="#(\w+)"', page))
-    assert targets == {"Worklist", "Study", "Problem", "ReaderName", "MaybeReaderName", "Liveness", "Readiness"}
+    bodies = {"ReaderName", "MaybeReaderName", "OpinionBody", "PriorityBody"}
+    answers = {"Worklist", "Study", "StudyEvents", "Opinions", "Requeued", "Problem", "Liveness", "Readiness"}
+    assert targets == bodies | answers
     assert targets <= set(re.findall(r'<section id="(\w+)"', page))
 
 
@@ -549,7 +560,7 @@ def test_an_unexpected_error_tells_nothing_of_itself(
     def fail(*_: Any) -> None:
         raise RuntimeError("SECRET^PATIENT")
 
-    monkeypatch.setattr(Reading, "worklist", fail)
+    monkeypatch.setattr(Listing, "page", fail)
     answer = site.client.get("/api/worklist")
     assert is_problem(answer, 500)
     assert set(answer.json()) == {"type", "title", "status"}

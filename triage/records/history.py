@@ -14,6 +14,7 @@ from triage.study import Event, EventKind
 
 _ID, _AT = events.c.event_id, events.c.at
 _MOST = 1000
+_OPENED_SECONDS = 600
 
 
 class History:
@@ -36,6 +37,22 @@ class History:
         before, after = ranks or (None, None)
         row = {"study_instance_uid": study_instance_uid, "kind": kind, "who": who[:64], "words": words[:320]}
         connection.execute(self._adding, row | {"rank_from": before, "rank_to": after})
+
+    def note_opened(self, study_instance_uid: str, who: str) -> None:
+        """Somebody looks at the study: told once in ten minutes of each. Raise StudyNotFoundError."""
+        told = select(_ID).where(
+            events.c.study_instance_uid == study_instance_uid,
+            events.c.kind == EventKind.OPENED.value,
+            events.c.who == who[:64],
+            self._store.after(-_OPENED_SECONDS) < _AT,
+        )
+        with self._store.reading() as connection:
+            if connection.execute(told.limit(1)).first():
+                return
+        with self._store.writing() as connection:
+            self._store.lock_study(connection, study_instance_uid)
+            if not connection.execute(told.limit(1)).first():
+                self.note(connection, study_instance_uid, EventKind.OPENED, who=who)
 
     @cached_property
     def _adding(self) -> Insert:

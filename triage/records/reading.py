@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Update, delete, func, insert, select, text, update
 
 from triage.errors import ConflictError, Reason, StudyNotFoundError
 from triage.records.history import History
+from triage.records.listing import Listing
 from triage.records.store import Store
 from triage.records.tables import IS_UNREAD, UtcDateTime, findings, instances, opinions, studies
 from triage.study import ClinicalPriority, EventKind, Opinion, Status, WorklistEntry
 
 _EVENTS = {Status.UNREAD: EventKind.RELEASED, Status.READING: EventKind.STARTED, Status.READ: EventKind.READ}
+
+_FILMS_MAX = 1000
 
 
 class Reading:
@@ -21,6 +25,16 @@ class Reading:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._history = History(store)
+
+    @cached_property
+    def listing(self) -> Listing:
+        """The worklist a page at a time."""
+        return Listing(self._store)
+
+    @property
+    def history(self) -> History:
+        """What happened to each study."""
+        return self._history
 
     def worklist(self, limit: int | None = None) -> list[WorklistEntry]:
         """The reading worklist in its order, from the view; all of it without ``limit``."""
@@ -60,6 +74,26 @@ class Reading:
         if sha256 is None:
             raise StudyNotFoundError("no film of this study was analysed and is still kept")
         return str(sha256)
+
+    def films(self, study_instance_uid: str) -> list[str]:
+        """The sha256 of each film that is kept, the one most likely ill first, then by arrival.
+
+        Raise StudyNotFoundError if the study is not held.
+        """
+        self.study(study_instance_uid)
+        likely = select(func.max(findings.c.p_pneumonia)).where(findings.c.instance_id == instances.c.instance_id)
+        query = (
+            select(instances.c.sha256)
+            .where(
+                instances.c.study_instance_uid == study_instance_uid,
+                instances.c.pixels_deleted_at.is_(None),
+                ~instances.c.quarantined,
+            )
+            .order_by(func.coalesce(likely.scalar_subquery(), -1.0).desc(), instances.c.instance_id)
+            .limit(_FILMS_MAX)
+        )
+        with self._store.reading() as connection:
+            return list(connection.execute(query).scalars())
 
     def count_not_analysed(self, reason: Reason) -> int:
         """Open studies that show this reason."""

@@ -112,6 +112,14 @@ Index(
     sqlite_where=text("status <> 'read'"),
     postgresql_where=text("status <> 'read'"),
 )
+# Those that were read, as their page shows them: the last first.
+Index(
+    "ix_studies_read",
+    studies.c.status_at,
+    studies.c.study_instance_uid,
+    sqlite_where=text("status = 'read'"),
+    postgresql_where=text("status = 'read'"),
+)
 
 instances = Table(
     "instances",

@@ -1,0 +1,79 @@
+"""The HTTP server itself: its port, its limits, its end."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import socket
+import threading
+
+import uvicorn
+from fastapi import FastAPI
+
+from daemon.telemetry import log
+from triage.errors import TriageError
+
+# Most of them are viewers who wait for changes, which costs next to nothing; `daemon/web/stream.py` has fewer places,
+# so that they leave room for questions.
+_CONNECTIONS_MAX = 2048
+_FILES_MAX = 2 * _CONNECTIONS_MAX
+_GRACE_SECONDS = 5
+
+
+def serve(app: FastAPI, host: str, port: int, stop: threading.Event) -> None:
+    """Serve until ``stop`` is set, then let running requests end. Raise TriageError if the port cannot be had.
+
+    ``app.state.changes`` is closed then: streams would never end by themselves.
+    """
+    _allow_connections()
+    listening = _listen(host, port)
+    _silence()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,  # addresses hold Study Instance UIDs
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS_MAX,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
+    # In a thread of its own it leaves the signals to the process.
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="web", daemon=True)
+    thread.start()
+    log().info("web_listening", host=host, port=listening.getsockname()[1])
+    while thread.is_alive() and not stop.wait(0.2):
+        pass
+    app.state.changes.close()
+    server.should_exit = True
+    thread.join(2 * _GRACE_SECONDS)
+    if not stop.is_set():
+        raise TriageError("the web server ended by itself")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise TriageError(f"the web server cannot listen on {host} port {port}: {error.strerror}") from error
+
+
+def _allow_connections() -> None:
+    """Each is an open file, of which many systems grant 1,024 until one asks."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES_MAX if hard == resource.RLIM_INFINITY else min(_FILES_MAX, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _silence() -> None:
+    """Its lines could hold addresses; what matters, we log ourselves."""
+    logger = logging.getLogger("uvicorn")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False

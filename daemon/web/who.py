@@ -1,0 +1,28 @@
+"""Who asks? The one place that answers; for now readers are believed."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from daemon.web.schemas import READER_MAX
+
+_COOKIE = "triage_reader"
+
+
+def who(request: Request, said: str | None = None) -> str:
+    """The name under which a request acts: as it says, else as its browser says; "" if neither does."""
+    return said or plain(unquote(request.cookies.get(_COOKIE, "")))
+
+
+def plain(name: str) -> str:
+    """A name as it may be kept: one line, not too long."""
+    return "".join(character for character in name if character.isprintable()).strip()[:READER_MAX]
+
+
+def remember(response: Response, name: str) -> Response:
+    """Until the browser is closed: workstations are shared."""
+    response.set_cookie(_COOKIE, quote(name, safe=""), httponly=True, samesite="strict")
+    return response
