@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from daemon import films, lifecycle
+from daemon import accounts, films, lifecycle
 from daemon.films import AsJson
 from daemon.house import (
     DatabaseUnavailableError,
@@ -176,14 +176,20 @@ def web() -> None:
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    from daemon.entry import build_entrance
     from daemon.web.drawing import Drawing
     from daemon.web.server import build_app, serve
 
     settings = house.settings
-    hosts = (settings.http_host, *settings.http_allowed_hosts)
+    entrance = build_entrance(house)
+    hosts = (settings.http_host, settings.http_name, *settings.http_allowed_hosts)
     drawing = Drawing(reading=house.reading, kept=house.spool.kept) if settings.explanations else None
-    app = build_app(house.reading, house.queue, house.policy, hosts, lambda: readiness(house), drawing=drawing)
+    app = build_app(
+        house.reading, house.queue, house.policy, hosts, lambda: readiness(house), drawing=drawing, entrance=entrance
+    )
+    house.trail.start()
     serve(app, settings.http_host, settings.http_port, stop)
+    house.trail.stop()
 
 
 # -- the worklist --------------------------------------------------------------------------------------------------
@@ -285,6 +291,11 @@ def budget(
         flags = f"{math.ceil(row.flags_per_100):13d}"
         typer.echo(f"{flags}  {row.threshold:9.4f}  {row.sensitivity:11.3f}  {row.ppv:5.3f}")
 
+
+# -- users ---------------------------------------------------------------------------------------------------------
+
+app.add_typer(accounts.app, name="users")
+app.command()(accounts.audit)
 
 # -- films ---------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The reading worklist over HTTP: a JSON interface under /api, and a page that works without a script.
 
-Nobody is asked for a password: the server belongs on loopback, or behind a proxy that asks who it is (and passes the
-Host header on). Against pages of other sites in the same browser it defends itself: only known host names are served
-(DNS rebinding), and nothing is changed at a foreign page's request (`daemon/web/shield.py`).
+Who asks is seen to by `daemon/web/door.py`, once the site has users; until then the server belongs on loopback. A proxy
+before it must pass the Host header on. Against pages of other sites in the same browser it defends itself: only known
+host names are served (DNS rebinding), and nothing is changed at a foreign page's request (`daemon/web/shield.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from daemon.telemetry import describe, log
 from daemon.web import page
 from daemon.web.drawing import Drawing
+from daemon.web.login import Entrance
 from daemon.web.schemas import (
     BUSY,
     NOT_READY,
@@ -64,8 +65,10 @@ Times are UTC (RFC 3339). Poll the worklist, every 5 s like the page: each answe
 ETag because waiting times run on. A body is JSON in UTF-8, sent as application/json. Failures are problem details (RFC
 9457).
 
-Nobody is asked for a password. `reader` is a name by which readers know each other: whoever gives it cannot read or
-release what another reader holds; whoever leaves it out can, as an archive does once the report is signed.
+Once the site has users, programs show a token: `Authorization: Bearer ...` (401 without one that holds, 403 where its
+role is too low), and `reader` can only be the token's owner. Until then nobody is asked, and `reader` is a name by
+which readers know each other. Whoever gives it cannot read or release what another reader holds; whoever leaves it out
+can, as an archive does once the report is signed.
 """
 
 Ready = Callable[[], dict[str, Any]]
@@ -79,8 +82,10 @@ def build_app(
     ready: Ready,
     *,
     drawing: Drawing | None = None,
+    entrance: Entrance | None = None,
 ) -> FastAPI:
     """``allowed_hosts`` are served beside the names of loopback. Without ``drawing`` nothing is explained in pictures.
+    Without ``entrance`` nobody is asked who it is.
 
     ``ready`` returns {"ready": bool, "missing": [sentence, ...]}, and whatever else /api/health/ready should tell; the
     page shows the sentences. It may raise: then the state is said to be unknown.
@@ -99,6 +104,8 @@ def build_app(
         app.include_router(drawing.router())
     app.add_api_route("/api/docs", lambda: _html("docs.html", schema=app.openapi()), include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
+    if entrance:
+        entrance.attach(app)
     explain_failures(app)
     hosts = [*LOCAL_HOSTS, *allowed_hosts]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
