@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
+import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from secrets import token_hex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from daemon.films import AsJson
 from daemon.house import House, open_house, open_house_with_database
+from daemon.telemetry import describe, log
 from triage.errors import TriageError
-from triage.user import Outcome, Role
+from triage.user import Access, Outcome, Role
 
 if TYPE_CHECKING:
     from triage.records.tokens import Tokens
@@ -146,7 +151,6 @@ def audit(
 ) -> None:
     """Show who has done what to which study, the newest first."""
     house = open_house_with_database("audit")
-    house.trail.enter()
     same = {"who": who, "study_instance_uid": study, "verb": verb, "outcome": outcome}
     local = [moment.astimezone() if moment else None for moment in (since, until)]
     found = house.audit.list(limit, same=same, since=local[0], until=local[1])
@@ -155,6 +159,40 @@ def audit(
         return
     rows = [(_moment(a.at), a.who or "-", a.verb, a.study_instance_uid or "-", a.outcome, a.address) for a in found]
     _print_table(("When", "Who", "What", "Study", "Outcome", "From"), rows)
+
+
+@contextmanager
+def noted(house: House, verb: str, study_instance_uid: str = "") -> Iterator[None]:
+    """Note that somebody at this machine has done so, or has been refused."""
+    who = f"{_account()} on {socket.gethostname()}"
+    access = Access(at=datetime.now(UTC), who=who, verb=verb, study_instance_uid=study_instance_uid)
+    try:
+        yield
+    except TriageError:
+        access = replace(access, outcome=Outcome.REFUSED)
+        raise
+    except BaseException:
+        access = replace(access, outcome=Outcome.FAILED)
+        raise
+    finally:
+        _enter(house, access)
+
+
+def _enter(house: House, access: Access) -> None:
+    """At once: whoever runs a command may have no folder of the daemon's."""
+    from triage.records.store import DatabaseError
+
+    try:
+        house.audit.enter({token_hex(16): access})
+    except DatabaseError as error:
+        log().error("accesses_lost", **describe(error), count=1)
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"user {os.getuid()}"
 
 
 def _moment(at: datetime | None) -> str:

@@ -199,7 +199,8 @@ def web() -> None:
 def worklist(*, as_json: AsJson = False) -> None:
     """Show the reading worklist in its order, with the reason for each place."""
     house = open_house_with_database("worklist")
-    entries = house.reading.worklist()
+    with accounts.noted(house, "list"):
+        entries = house.reading.worklist()
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in entries], default=datetime.isoformat, indent=2))
         return
@@ -234,7 +235,9 @@ def worklist(*, as_json: AsJson = False) -> None:
 @app.command()
 def close(study_instance_uid: str) -> None:
     """Mark a study as read: it leaves the worklist."""
-    open_house_with_database("close").reading.close(study_instance_uid)
+    house = open_house_with_database("close")
+    with accounts.noted(house, "read", study_instance_uid):
+        house.reading.close(study_instance_uid)
 
 
 @app.command()

@@ -10,6 +10,7 @@ in silence. Times are of this machine's clock.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -65,7 +66,7 @@ class Trail:
         try:
             line = _written(line_id, access)
             with self._lock:
-                os.write(self._open(), line)
+                self._write(line)
         except OSError as error:
             log().error("access_not_written", **describe(error))
             with self._lock:
@@ -125,6 +126,12 @@ class Trail:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             self._path = new.rename(self._folder / f"{name}.lines")
         return self._descriptor
+
+    def _write(self, line: bytes) -> None:
+        """Whole, or in no file that another line is added to. Raise OSError."""
+        if os.write(self._open(), line) != len(line):
+            self._set_aside()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _set_aside(self) -> None:
         if self._path is not None:

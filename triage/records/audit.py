@@ -50,5 +50,10 @@ class Audit:
 
 
 def _row(line_id: str, access: Access) -> dict[str, object]:
-    cut = {name: getattr(access, name)[:width] for name, width in _WIDTHS.items()}
+    cut = {name: _plain(getattr(access, name))[:width] for name, width in _WIDTHS.items()}
     return {"line_id": line_id, "at": access.at, "outcome": access.outcome.value, **cut}
+
+
+def _plain(text: str) -> str:
+    """What either database takes: one line that it refused would hold up all that come after it."""
+    return "".join(character for character in text if character.isprintable())
