@@ -7,6 +7,7 @@ Who signs in, and what is wrong with the answer, is told to it beforehand: POST 
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 from joserfc import jwt
-from joserfc.jwk import KeySet, OctKey, RSAKey
+from joserfc.jwk import KeySet, RSAKey
 
 CLIENT, AUDIENCE = "triage", "triage-api"
 
@@ -61,15 +62,20 @@ class Provider:
             case "forged":
                 return jwt.encode({"alg": "RS256", "kid": "one"}, claims, RSAKey.generate_key(2048))
             case "shared-secret":  # the public key taken for a secret one
-                secret = OctKey.import_key(self.key.as_pem(private=False))
-                return jwt.encode({"alg": "HS256", "kid": "one"}, claims, secret, algorithms=["HS256"])
+                signed = f"{_part({'alg': 'HS256', 'kid': self.key.kid})}.{_part(claims)}"
+                made = hmac.digest(self.key.as_pem(private=False), signed.encode(), "sha256")
+                return f"{signed}.{_encoded(made)}"
             case "new-key":
                 self.key = RSAKey.generate_key(2048, {"kid": token_urlsafe(4), "use": "sig"})
         return jwt.encode({"alg": "RS256", "kid": self.key.kid}, claims, self.key)
 
 
 def _part(content: dict[str, Any]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()
+    return _encoded(json.dumps(content).encode())
+
+
+def _encoded(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 class Handler(BaseHTTPRequestHandler):
