@@ -121,10 +121,18 @@ def test_an_answer_counts_only_in_the_browser_that_asked_and_only_once(house: Ho
     other.get("/login/oidc")
     assert other.get(back).status_code == 403
     assert house.browser().get(back).status_code == 403
-    altered = back.replace("state=", "state=0")
-    assert mine.get(altered).status_code == 403
-    assert mine.get(back).status_code == 403  # the cookie went with the refusal
+    assert mine.get(back).status_code == 403  # its code was spent
     assert not is_in(mine)
+
+
+def test_an_answer_to_another_question_is_refused_though_its_code_is_good(house: House, identity: Identity) -> None:
+    identity.say(**ADLER)
+    for wrong in ({"state": "0" * 64}, {"state": ""}, {"iss": "https://elsewhere.example"}):
+        mine = house.browser()
+        back = httpx.URL(httpx.get(mine.get("/login/oidc").headers["location"]).headers["location"])
+        assert mine.get(back.copy_merge_params(wrong)).status_code == 403
+        assert mine.get(back).status_code == 403  # the cookie went with the refusal
+        assert not is_in(mine)
 
 
 def test_a_code_is_worth_nothing_without_the_verifier(house: House, identity: Identity) -> None:
