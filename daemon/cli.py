@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from daemon import films, lifecycle
+from daemon import accounts, films, lifecycle
 from daemon.films import AsJson
 from daemon.house import (
     DatabaseUnavailableError,
@@ -177,13 +177,15 @@ def web() -> None:
     stop = lifecycle.stop_on_signals()
     need_database(house)
     from daemon.decoder import Decoder
+    from daemon.entry import build_entrance
     from daemon.web.drawing import Drawing
     from daemon.web.film import Films
     from daemon.web.server import build_app
     from daemon.web.serving import serve
 
     settings = house.settings
-    hosts = (settings.http_host, *settings.http_allowed_hosts)
+    entrance = build_entrance(house)
+    hosts = (settings.http_host, settings.http_name, *settings.http_allowed_hosts)
     drawing = Drawing(reading=house.reading, kept=house.spool.kept) if settings.explanations else None
     with Decoder(decoding_limits(settings)) as decoder:
         films = Films(reading=house.reading, kept=house.spool.kept, decoder=decoder)
@@ -195,9 +197,12 @@ def web() -> None:
             lambda: readiness(house),
             drawing=drawing,
             films=films,
+            entrance=entrance,
             ring=house.ringer.ring,
         )
+        house.trail.start()
         serve(app, settings.http_host, settings.http_port, stop)
+        house.trail.stop()
 
 
 # -- the worklist --------------------------------------------------------------------------------------------------
@@ -207,7 +212,8 @@ def web() -> None:
 def worklist(*, as_json: AsJson = False) -> None:
     """Show the reading worklist in its order, with the reason for each place."""
     house = open_house_with_database("worklist")
-    entries = house.reading.worklist()
+    with accounts.noted(house, "list"):
+        entries = house.reading.worklist()
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in entries], default=datetime.isoformat, indent=2))
         return
@@ -242,7 +248,9 @@ def worklist(*, as_json: AsJson = False) -> None:
 @app.command()
 def close(study_instance_uid: str) -> None:
     """Mark a study as read: it leaves the worklist."""
-    open_house_with_database("close").reading.close(study_instance_uid)
+    house = open_house_with_database("close")
+    with accounts.noted(house, "read", study_instance_uid):
+        house.reading.close(study_instance_uid)
 
 
 @app.command()
@@ -299,6 +307,11 @@ def budget(
         flags = f"{math.ceil(row.flags_per_100):13d}"
         typer.echo(f"{flags}  {row.threshold:9.4f}  {row.sensitivity:11.3f}  {row.ppv:5.3f}")
 
+
+# -- users ---------------------------------------------------------------------------------------------------------
+
+app.add_typer(accounts.app, name="users")
+app.command()(accounts.audit)
 
 # -- films ---------------------------------------------------------------------------------------------------------
 

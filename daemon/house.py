@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from daemon.outage import Outage
     from daemon.sandbox import Limits
     from daemon.spool import Spool
+    from daemon.trail import Trail
+    from triage.records.audit import Audit
     from triage.records.intake import Intake
     from triage.records.queue import Queue
     from triage.records.reading import Reading
     from triage.records.store import Store
+    from triage.records.users import Users
     from triage.vision.classifier import Classifier
 
 # A job that nobody has taken for so long means that no worker runs, or that all are far behind.
@@ -131,6 +134,25 @@ class House:
             return None
         bounds = Bounds(instances=settings.outage_instances_max, seconds=settings.outage_seconds_max)
         return Outage(self.intake, self.spool.kept, Ledger(settings.data_dir), bounds)
+
+    @cached_property
+    def users(self) -> Users:
+        from triage.records.users import Users
+
+        return Users(self.store)
+
+    @cached_property
+    def audit(self) -> Audit:
+        from triage.records.audit import Audit
+
+        return Audit(self.store)
+
+    @cached_property
+    def trail(self) -> Trail:
+        """Its thread is started by the process that notes more than one access."""
+        from daemon.trail import Trail
+
+        return Trail(self.audit, self.settings.data_dir)
 
     @cached_property
     def ringer(self) -> Ringer:

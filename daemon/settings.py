@@ -14,12 +14,14 @@ from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from triage.errors import SettingsError
 from triage.policy import Policy
+from triage.user import Role
 
 PREFIX = "TRIAGE_"
 _AE_CHARACTERS = 16
@@ -72,10 +74,30 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="address of the web server")
     http_port: int = Field(8080, ge=0, le=65535, description="port of the web server")
     http_allow_remote: bool = Field(
-        default=False, description="listen beyond loopback: only behind a proxy that asks who it is"
+        default=False, description="listen beyond loopback without users: only behind a proxy that asks who it is"
     )
     http_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="names under which the page may be asked for, besides http_host and loopback"
+    )
+    http_url: str = Field(
+        "",
+        pattern=r"^(https?://[A-Za-z0-9.\[\]:-]+)?$",
+        description="https://NAME of the page where a proxy speaks TLS for it: cookies then never travel without",
+    )
+    http_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="addresses or networks of proxies whose X-Forwarded-For and -Proto are believed"
+    )
+    session_idle_minutes: float = Field(30.0, gt=0, description="a session ends after so long without a request")
+    session_hours: float = Field(12.0, gt=0, description="a session ends so long after the sign-in")
+
+    oidc_issuer: str = Field("", description="https://... of the site's identity provider (OpenID Connect)")
+    oidc_client_id: str = Field("", description="our name there; its redirect address is http_url/login/oidc/back")
+    oidc_client_secret_file: Path | None = Field(None, description="file with our secret there; without: PKCE alone")
+    oidc_audience: str = Field("", description="audience of its access tokens for programs; empty: none are accepted")
+    oidc_name_claim: str = Field("preferred_username", description="claim that holds the user's name")
+    oidc_roles_claim: str = Field("roles", description="claim that holds roles or groups; dots lead into objects")
+    oidc_roles: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="what they stand for: ROLE=GROUP, with commas between, e.g. radiologist=xray-readers"
     )
 
     weights_card: Path = Field(DEFAULT_WEIGHTS, description="card (JSON) of the network; its weights lie beside it")
@@ -101,7 +123,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless stderr is a terminal")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
-    @field_validator("dicom_peers", "http_allowed_hosts", mode="before")
+    @field_validator("dicom_peers", "http_allowed_hosts", "http_proxies", "oidc_roles", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -120,11 +142,6 @@ class Settings(BaseSettings):
             raise ValueError("dicom_tls_certificate_file and dicom_tls_key_file go together")
         if self.dicom_tls_ca_file and not all(tls):
             raise ValueError("dicom_tls_ca_file needs dicom_tls_certificate_file and dicom_tls_key_file")
-        if not self.http_allow_remote and not is_loopback(self.http_host):
-            raise ValueError(
-                "http_host: the page shows patients and asks nobody for a password. Keep it on "
-                "loopback, or set http_allow_remote and put a proxy with a log-in before it"
-            )
         if self.job_seconds <= self.decode_seconds:
             raise ValueError("job_seconds must be more than decode_seconds: decoding is only a part of a job")
         if self.pixel_store and self.job_seconds <= self.decode_seconds + self.pixel_store_seconds:
@@ -133,7 +150,21 @@ class Settings(BaseSettings):
             raise ValueError("receivers: several of them need a dicom_port to share, not 0")
         for peer in self.dicom_peers:
             split_peer(peer)
+        for proxy in self.http_proxies:
+            split_proxy(proxy)
+        if self.oidc_issuer:
+            self._check_oidc()
         return self
+
+    def _check_oidc(self) -> None:
+        if not re.match(r"https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]", self.oidc_issuer):
+            raise ValueError("oidc_issuer must be https://...; what it says would not be its own")
+        if not (self.oidc_client_id and self.http_url and self.oidc_roles):
+            raise ValueError("oidc_issuer needs oidc_client_id, oidc_roles and http_url")
+        if self.oidc_audience == self.oidc_client_id:
+            raise ValueError("oidc_audience must not be oidc_client_id: what tells us of a sign-in is no key")
+        for pair in self.oidc_roles:
+            split_role(pair)
 
     @classmethod
     def settings_customise_sources(
@@ -153,6 +184,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'triage.db'}"
 
     @property
+    def http_name(self) -> str:
+        """Host name of http_url, "" where there is none."""
+        return urlsplit(self.http_url).hostname or ""
+
+    @property
     def sqlite_file(self) -> Path | None:
         """None where the database is a server or in memory."""
         scheme, _, path = self.url.partition(":///")
@@ -165,6 +201,22 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def split_proxy(text: str) -> IPv4Network | IPv6Network:
+    """Raise ValueError."""
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise ValueError(f"http_proxies: {text!r} is no IP address or network") from None
+
+
+def split_role(text: str) -> tuple[Role, str]:
+    """Role and group of "ROLE=GROUP". Raise ValueError."""
+    role, _, group = text.partition("=")
+    if role.strip() not in set(Role) or not group.strip():
+        raise ValueError(f"oidc_roles: {text!r} is not of the form ROLE=GROUP with a role of {', '.join(Role)}")
+    return Role(role.strip()), group.strip()
 
 
 def split_peer(text: str) -> tuple[str, IPv4Network | IPv6Network]:

@@ -228,7 +228,8 @@ Worklist: type[BaseModel] = create_model(
 
 _FAILURES = {
     400: "The Host header names no host of this server (as text), or the body is not UTF-8.",
-    403: "A page of another site asks for the change: Origin or Sec-Fetch-Site says so.",
+    401: "No token, or one that opens nothing; or the session has ended.",
+    403: "The role is too low, or `reader` is somebody else. Or a page of another site asks for the change.",
     404: "No study is held under this Study Instance UID, or not what is asked for of it; `detail` says which.",
     409: "The study does not allow the change; `detail` says why. Nothing was changed.",
     411: "The body comes without Content-Length (chunked).",

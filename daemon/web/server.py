@@ -1,8 +1,8 @@
 """The reading worklist over HTTP: a JSON interface under /api, and a page that works without a script.
 
-Nobody is asked for a password: the server belongs on loopback, or behind a proxy that asks who it is (and passes the
-Host header on). Against pages of other sites in the same browser it defends itself: only known host names are served
-(DNS rebinding), and nothing is changed at a foreign page's request (`daemon/web/shield.py`).
+Who asks is seen to by `daemon/web/door.py`, once the site has users; until then the server belongs on loopback. A proxy
+before it must pass the Host header on. Against pages of other sites in the same browser it defends itself: only known
+host names are served (DNS rebinding), and nothing is changed at a foreign page's request (`daemon/web/shield.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from daemon.web.api import Api
 from daemon.web.drawing import Drawing
 from daemon.web.film import Films
 from daemon.web.health import Health, Ready
+from daemon.web.login import Entrance
 from daemon.web.pages import Pages, html
 from daemon.web.schemas import DescribedApp
 from daemon.web.shield import Shield, explain_failures
@@ -34,8 +35,10 @@ Times are UTC (RFC 3339). Fetch the worklist whenever /api/changes says that som
 like the page, for waiting times run on; who cannot listen polls every 5 s. There is no ETag for the same reason. A
 body is JSON in UTF-8, sent as application/json. Failures are problem details (RFC 9457).
 
-Nobody is asked for a password. `reader` is a name by which readers know each other: whoever gives it cannot read or
-release what another reader holds; whoever leaves it out can, as an archive does once the report is signed.
+Once the site has users, programs show a token: `Authorization: Bearer ...` (401 without one that holds, 403 where its
+role is too low), and `reader` can only be the token's owner. Until then nobody is asked, and `reader` is a name by
+which readers know each other. Whoever gives it cannot read or release what another reader holds; whoever leaves it out
+can, as an archive does once the report is signed.
 """
 
 
@@ -48,10 +51,11 @@ def build_app(
     *,
     drawing: Drawing | None = None,
     films: Films | None = None,
+    entrance: Entrance | None = None,
     ring: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """``allowed_hosts`` are served beside the names of loopback. Without ``drawing`` nothing is explained in pictures,
-    without ``films`` none is shown. ``ring`` wakes the workers.
+    without ``films`` none is shown, without ``entrance`` nobody is asked who it is. ``ring`` wakes the workers.
 
     ``ready`` returns {"ready": bool, "missing": [sentence, ...]}, and whatever else /api/health/ready should tell; the
     page shows the sentences. It may raise: then the state is said to be unknown.
@@ -85,6 +89,8 @@ def build_app(
         app.include_router(drawing.router())
     app.add_api_route("/api/docs", lambda: html("docs.html", schema=app.openapi()), include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
+    if entrance:
+        entrance.attach(app)
     explain_failures(app)
     hosts = [*LOCAL_HOSTS, *allowed_hosts]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)

@@ -24,6 +24,7 @@ _RETRY_SECONDS = 5
 # Parameters and fields of this interface.
 _FILTERS = {"view", "sort", "modality", "status", "tier", "analysis", "q", "limit", "cursor"}
 _FIELDS = {"uid", "verb", "reader", "body", "kind", "opinion", "clinical_priority", "window", "size", "number", "form"}
+_FIELDS |= {"who", "study", "outcome", "since", "before"}
 _OURS = _FILTERS | _FIELDS
 _HEADERS = {
     "content-security-policy": (
@@ -45,32 +46,32 @@ def explain_failures(app: FastAPI) -> None:
     app.add_exception_handler(ConflictError, _conflict)
     app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(CursorError, _no_cursor)
-    app.add_exception_handler(DatabaseError, _database_down)
+    app.add_exception_handler(DatabaseError, database_down)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _refused)
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    return _failure(request.url.path, 404, str(error))
+    return failure(request.url.path, 404, str(error))
 
 
 async def _conflict(request: Request, error: Exception) -> Response:
-    return _failure(request.url.path, 409, str(error))
+    return failure(request.url.path, 409, str(error))
 
 
 async def _no_cursor(request: Request, error: Exception) -> Response:
-    return _failure(request.url.path, 422, f"cursor: {error}.")
+    return failure(request.url.path, 422, f"cursor: {error}.")
 
 
 async def _busy(request: Request, error: Exception) -> Response:
-    answer = _failure(request.url.path, 503, f"{error}. Try again in a moment.")
+    answer = failure(request.url.path, 503, f"{error}. Try again in a moment.")
     answer.headers["retry-after"] = str(_RETRY_SECONDS)
     return answer
 
 
-async def _database_down(request: Request, error: Exception) -> Response:
+async def database_down(request: Request, error: Exception) -> Response:
     log().error("database_unavailable", **describe(error))
-    answer = _failure(request.url.path, 503, "The database does not answer: the worklist cannot be shown or changed.")
+    answer = failure(request.url.path, 503, "The database does not answer: the worklist cannot be shown or changed.")
     answer.headers["retry-after"] = str(_RETRY_SECONDS)
     return answer
 
@@ -79,19 +80,19 @@ async def _not_valid(request: Request, error: Exception) -> Response:
     """Only the names that this interface gives to its parameters are repeated."""
     problems = error.errors() if isinstance(error, RequestValidationError) else []
     names = sorted({str(part) for problem in problems for part in problem["loc"]} & _OURS)
-    return _failure(request.url.path, 422, f"Not valid: {', '.join(names) or 'the request'}. See /api/docs.")
+    return failure(request.url.path, 422, f"Not valid: {', '.join(names) or 'the request'}. See /api/docs.")
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    answer = _failure(request.url.path, status)
+    answer = failure(request.url.path, status)
     allow = (error.headers or {}).get("Allow") if isinstance(error, HTTPException) else None
     if allow:
         answer.headers["allow"] = allow
     return answer
 
 
-def _failure(path: str, status: int, detail: str = "") -> Response:
+def failure(path: str, status: int, detail: str = "") -> Response:
     """Problem details (RFC 9457) for programs, a page for people."""
     title = HTTPStatus(status).phrase
     if not path.startswith("/api"):
@@ -127,17 +128,19 @@ class Shield:
             log().error("http_request_failed", **describe(error))
             if started:
                 raise
-            await _failure(scope["path"], 500)(scope, receive, send_with_headers)
+            await failure(scope["path"], 500)(scope, receive, send_with_headers)
 
 
 def _refusal(method: str, path: str, headers: Headers) -> Response | None:
-    if method not in {"GET", "HEAD"} and _is_foreign(headers):
-        return _failure(path, 403, "Changes are accepted from pages of this server only.")
+    # No page can make a browser send a token without having asked us first, and we allow none to (Fetch, 4.9).
+    has_token = headers.get("authorization", "").lower().startswith("bearer ")
+    if method not in {"GET", "HEAD"} and not has_token and _is_foreign(headers):
+        return failure(path, 403, "Changes are accepted from pages of this server only.")
     if "transfer-encoding" in headers:
-        return _failure(path, 411)
+        return failure(path, 411)
     length = headers.get("content-length", "0")  # the parser of the protocol holds the body to it
     if not length.isdecimal() or int(length) > BODY_BYTES_MAX:
-        return _failure(path, 413)
+        return failure(path, 413)
     return None
 
 

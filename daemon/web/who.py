@@ -1,4 +1,4 @@
-"""Who asks? The one place that answers; for now readers are believed."""
+"""Who asks? The one place that answers. Where people sign in, the door has seen to it that they say who they are."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from triage.errors import TriageError
+from triage.records import account_tables as _account_tables  # noqa: F401 - puts its tables into the metadata
 from triage.records.postgresql import unhurried
 from triage.records.tables import metadata
 from triage.worklist import CLOCKS, reading_worklist

@@ -1,0 +1,90 @@
+"""What each address needs: a role, or none. An address that does not stand here is not served to anybody.
+
+The verb is what the audit says of an access; where the address names a study, every access is noted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from re import Pattern
+
+from starlette.routing import compile_path
+
+from triage.user import Role
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``role`` None: open to all. ``speaks``: the body has to say who reads, and the door may say it instead."""
+
+    method: str
+    path: str
+    role: Role | None
+    verb: str = ""
+    speaks: bool = False
+
+    @cached_property
+    def pattern(self) -> Pattern[str]:
+        return compile_path(self.path)[0]
+
+    @property
+    def is_page(self) -> bool:
+        """Asked for by people: who has not signed in is led to where one can."""
+        return not self.path.startswith("/api")
+
+
+RULES = (
+    # Before one has signed in.
+    Rule("GET", "/static/{path:path}", None),
+    Rule("GET", "/api/health/live", None),
+    Rule("GET", "/login", None),
+    Rule("POST", "/login", None),
+    Rule("GET", "/login/oidc", None),
+    Rule("GET", "/login/oidc/back", None),
+    Rule("POST", "/logout", None),
+    # The pages.
+    Rule("GET", "/", Role.VIEWER, "list"),
+    Rule("GET", "/account", Role.VIEWER),
+    Rule("GET", "/reader", Role.VIEWER),
+    Rule("POST", "/reader", Role.VIEWER),
+    Rule("GET", "/studies/{uid}", Role.VIEWER, "look"),
+    Rule("GET", "/studies/{uid}/explanation", Role.VIEWER, "explain"),
+    Rule("POST", "/studies/{uid}/{verb}", Role.RADIOLOGIST),
+    # The interface.
+    Rule("GET", "/api/worklist", Role.VIEWER, "list"),
+    Rule("GET", "/api/studies/{uid}", Role.VIEWER, "look"),
+    Rule("GET", "/api/studies/{uid}/events", Role.VIEWER, "history"),
+    Rule("GET", "/api/studies/{uid}/film.png", Role.VIEWER, "film"),
+    Rule("GET", "/api/studies/{uid}/film.dcm", Role.VIEWER, "film"),
+    Rule("GET", "/api/studies/{uid}/explanation", Role.VIEWER, "explain"),
+    Rule("POST", "/api/studies/{uid}/start", Role.RADIOLOGIST, "start", speaks=True),
+    Rule("POST", "/api/studies/{uid}/read", Role.RADIOLOGIST, "read"),
+    Rule("POST", "/api/studies/{uid}/release", Role.RADIOLOGIST, "release"),
+    Rule("PUT", "/api/studies/{uid}/opinion", Role.RADIOLOGIST, "opine", speaks=True),
+    Rule("PUT", "/api/studies/{uid}/clinical-priority", Role.RADIOLOGIST, "prioritise", speaks=True),
+    Rule("POST", "/api/studies/{uid}/reanalyse", Role.RADIOLOGIST, "reanalyse", speaks=True),
+    Rule("GET", "/api/opinions", Role.VIEWER),
+    Rule("GET", "/api/changes", Role.VIEWER, "list"),
+    Rule("GET", "/api/health/ready", Role.VIEWER),
+    Rule("GET", "/api/docs", Role.VIEWER),
+    Rule("GET", "/api/openapi.json", Role.VIEWER),
+    Rule("GET", "/api/audit", Role.ADMIN, "audit"),
+)
+
+# What an address may call a verb; anything else that stands in its place is noted as unknown.
+VERBS = frozenset({"start", "read", "release", *(rule.verb for rule in RULES)})
+
+
+def find_rule(method: str, path: str) -> tuple[Rule | None, dict[str, str]]:
+    """The first that fits, with what the address holds."""
+    wanted = "GET" if method == "HEAD" else method
+    for rule in RULES:
+        if rule.method == wanted and (found := rule.pattern.match(path)):
+            return rule, found.groupdict()
+    return None, {}
+
+
+def methods_of(path: str) -> list[str]:
+    """That are served there."""
+    return sorted({rule.method for rule in RULES if rule.pattern.match(path)})
