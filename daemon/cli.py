@@ -14,6 +14,7 @@ import textwrap
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -176,13 +177,16 @@ def web() -> None:
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    from daemon.web.dicomweb import dicomweb
     from daemon.web.drawing import Drawing
     from daemon.web.server import build_app, serve
 
     settings = house.settings
     hosts = (settings.http_host, *settings.http_allowed_hosts)
     drawing = Drawing(reading=house.reading, kept=house.spool.kept) if settings.explanations else None
-    app = build_app(house.reading, house.queue, house.policy, hosts, lambda: readiness(house), drawing=drawing)
+    held = dicomweb(house.archive, house.spool.kept, decoding_limits(settings))
+    ready = partial(readiness, house)
+    app = build_app(house.reading, house.queue, house.policy, hosts, ready, drawing=drawing, dicomweb=held)
     serve(app, settings.http_host, settings.http_port, stop)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from daemon.outage import Outage
     from daemon.sandbox import Limits
     from daemon.spool import Spool
+    from triage.records.archive import Archive
     from triage.records.intake import Intake
     from triage.records.queue import Queue
     from triage.records.reading import Reading
@@ -107,6 +108,12 @@ class House:
         from triage.records.reading import Reading
 
         return Reading(self.store)
+
+    @cached_property
+    def archive(self) -> Archive:
+        from triage.records.archive import Archive
+
+        return Archive(self.store)
 
     @cached_property
     def intake(self) -> Intake:

@@ -79,6 +79,7 @@ def build_app(
     ready: Ready,
     *,
     drawing: Drawing | None = None,
+    dicomweb: APIRouter | None = None,
 ) -> FastAPI:
     """``allowed_hosts`` are served beside the names of loopback. Without ``drawing`` nothing is explained in pictures.
 
@@ -97,6 +98,8 @@ def build_app(
     app.include_router(_Pages(reading, policy, ready, explains=drawing is not None).router())
     if drawing:
         app.include_router(drawing.router())
+    if dicomweb:
+        app.include_router(dicomweb)
     app.add_api_route("/api/docs", lambda: _html("docs.html", schema=app.openapi()), include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
     explain_failures(app)
