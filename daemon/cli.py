@@ -235,6 +235,24 @@ def close(study_instance_uid: str) -> None:
     open_house_with_database("close").reading.close(study_instance_uid)
 
 
+@app.command("sql-role")
+def sql_role(
+    name: str,
+    *,
+    password_stdin: Annotated[bool, typer.Option(help="Read the password from standard input.")] = False,
+) -> None:
+    """Make a PostgreSQL role that can read the view reading_worklist and nothing else; again: a new password."""
+    house = open_house_with_database("sql-role")
+    from triage.records.viewer import make_viewer
+
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    is_new = make_viewer(house.store, name, password)
+    typer.echo(f"role {name} {'made' if is_new else 'brought up to date'}: it can read reading_worklist")
+
+
 @app.command()
 def settings(*, as_json: AsJson = False) -> None:
     """Show every setting: name, value here, unit or meaning."""

@@ -34,7 +34,7 @@ def test_every_setting_and_command_it_names_exists() -> None:
     known = {f"TRIAGE_{name.upper()}" for name in Settings.model_fields} | {"TRIAGE_CONFIG_FILE"}
     assert set(re.findall(r"TRIAGE_[A-Z_]+[A-Z]", README)) <= known
     commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    assert set(re.findall(r"`triage ([a-z]+)", README)) <= commands
+    assert set(re.findall(r"`triage ([a-z-]+)", README)) <= commands
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Policy)])
