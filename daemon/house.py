@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from daemon.arrival import Arrivals
     from daemon.bell import Ringer
     from daemon.dicom.association import Listener
+    from daemon.dicom.exchange import Handlers
     from daemon.kept import Kept
     from daemon.outage import Outage
     from daemon.sandbox import Limits
@@ -258,7 +259,13 @@ def build_listener(house: House) -> Listener:
         on_store=receiver.begin,
         on_association_end=log_association,
         refuse=Watermark(house.spool, settings.disk_free_mib_min),
+        handlers=_handlers(house),
     )
+
+
+def _handlers(house: House) -> Handlers:
+    """Who answers the questions that are asked beside C-STORE."""
+    return {}
 
 
 def build_tls(settings: Settings) -> ssl.SSLContext | None:
