@@ -265,7 +265,12 @@ def build_listener(house: House) -> Listener:
 
 def _handlers(house: House) -> Handlers:
     """Who answers the questions that are asked beside C-STORE."""
-    return {}
+    from daemon.dicom.command import C_FIND_RQ
+    from daemon.dicom.study_root import STUDY_ROOT_FIND, StudyRoot
+
+    return {
+        (STUDY_ROOT_FIND, C_FIND_RQ): StudyRoot(archive=house.archive).find,
+    }
 
 
 def build_tls(settings: Settings) -> ssl.SSLContext | None:
