@@ -14,6 +14,7 @@ import textwrap
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -178,28 +179,24 @@ def web() -> None:
     need_database(house)
     from daemon.decoder import Decoder
     from daemon.entry import build_entrance
+    from daemon.web.dicomweb import dicomweb
     from daemon.web.drawing import Drawing
     from daemon.web.film import Films
-    from daemon.web.server import build_app
+    from daemon.web.server import Wings, build_app
     from daemon.web.serving import serve
 
     settings = house.settings
-    entrance = build_entrance(house)
     hosts = (settings.http_host, settings.http_name, *settings.http_allowed_hosts)
     drawing = Drawing(reading=house.reading, kept=house.spool.kept) if settings.explanations else None
     with Decoder(decoding_limits(settings)) as decoder:
-        films = Films(reading=house.reading, kept=house.spool.kept, decoder=decoder)
-        app = build_app(
-            house.reading,
-            house.queue,
-            house.policy,
-            hosts,
-            lambda: readiness(house),
+        wings = Wings(
             drawing=drawing,
-            films=films,
-            entrance=entrance,
-            ring=house.ringer.ring,
+            films=Films(reading=house.reading, kept=house.spool.kept, decoder=decoder),
+            dicomweb=dicomweb(house.archive, house.spool.kept, decoding_limits(settings)),
+            entrance=build_entrance(house),
         )
+        ready, ring = partial(readiness, house), house.ringer.ring
+        app = build_app(house.reading, house.queue, house.policy, hosts, ready, ring=ring, wings=wings)
         house.trail.start()
         serve(app, settings.http_host, settings.http_port, stop)
         house.trail.stop()
@@ -251,6 +248,24 @@ def close(study_instance_uid: str) -> None:
     house = open_house_with_database("close")
     with accounts.noted(house, "read", study_instance_uid):
         house.reading.close(study_instance_uid)
+
+
+@app.command("sql-role")
+def sql_role(
+    name: str,
+    *,
+    password_stdin: Annotated[bool, typer.Option(help="Read the password from standard input.")] = False,
+) -> None:
+    """Make a PostgreSQL role that can read the view reading_worklist and nothing else; again: a new password."""
+    house = open_house_with_database("sql-role")
+    from triage.records.viewer import make_viewer
+
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    is_new = make_viewer(house.store, name, password)
+    typer.echo(f"role {name} {'made' if is_new else 'brought up to date'}: it can read reading_worklist")
 
 
 @app.command()

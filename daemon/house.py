@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from daemon.arrival import Arrivals
     from daemon.bell import Ringer
     from daemon.dicom.association import Listener
+    from daemon.dicom.exchange import Handlers
     from daemon.kept import Kept
     from daemon.outage import Outage
     from daemon.sandbox import Limits
     from daemon.spool import Spool
     from daemon.trail import Trail
+    from triage.records.archive import Archive
     from triage.records.audit import Audit
     from triage.records.intake import Intake
     from triage.records.queue import Queue
@@ -110,6 +112,12 @@ class House:
         from triage.records.reading import Reading
 
         return Reading(self.store)
+
+    @cached_property
+    def archive(self) -> Archive:
+        from triage.records.archive import Archive
+
+        return Archive(self.store)
 
     @cached_property
     def intake(self) -> Intake:
@@ -273,7 +281,18 @@ def build_listener(house: House) -> Listener:
         on_store=receiver.begin,
         on_association_end=log_association,
         refuse=Watermark(house.spool, settings.disk_free_mib_min),
+        handlers=_handlers(house),
     )
+
+
+def _handlers(house: House) -> Handlers:
+    """Who answers the questions that are asked beside C-STORE."""
+    from daemon.dicom.command import C_FIND_RQ
+    from daemon.dicom.study_root import STUDY_ROOT_FIND, StudyRoot
+
+    return {
+        (STUDY_ROOT_FIND, C_FIND_RQ): StudyRoot(archive=house.archive).find,
+    }
 
 
 def build_tls(settings: Settings) -> ssl.SSLContext | None:

@@ -159,6 +159,7 @@ def log_association(summary: AssociationSummary) -> None:
         failed=summary.failed,
         statuses=" ".join(f"{status:04X}:{count}" for status, count in sorted(summary.statuses.items())),
         echoes=summary.echoes,
+        questions=" ".join(f"{status:04X}:{count}" for status, count in sorted(summary.questions.items())),
         bytes_received=summary.bytes_received,
         seconds=summary.seconds,
     )

@@ -23,7 +23,8 @@ from daemon.web.keys import Keys
 from daemon.web.login import Entrance
 from daemon.web.oidc import Client, Provider
 from daemon.web.peer import Peers
-from daemon.web.server import build_app, serve
+from daemon.web.server import Wings, build_app
+from daemon.web.serving import serve
 from making import received
 from triage.policy import Policy
 from triage.records.audit import Audit
@@ -146,8 +147,7 @@ def open_house(engine: Engine, folder: Path, client: Client | None = None, **pee
         POLICY,
         ["triage.example"],
         lambda: ready,
-        drawing=drawing,
-        entrance=entrance,
+        wings=Wings(drawing=drawing, entrance=entrance),
     )
     stop = threading.Event()
     server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))

@@ -13,8 +13,8 @@ import threading
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass, field
 from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom import AE, _config
@@ -23,6 +23,7 @@ from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler
 
+from daemon.dicom.exchange import Exchange, Handlers
 from daemon.dicom.guard import (
     QUIET_SECONDS,
     Admission,
@@ -38,10 +39,13 @@ from daemon.dicom.inlet import EndedError, Inlet
 from daemon.dicom.negotiation import LOCAL_LIMIT_EXCEEDED, Peer, Rejection, Rules, contexts_for
 from daemon.dicom.reactor import GuardedDUL
 from daemon.dicom.service import SUCCESS, Deposit, Service, StoreRequest
+from daemon.dicom.summary import AssociationSummary
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable
+
+    from pynetdicom.presentation import PresentationContext
 
     from daemon.dicom.command import Command
 
@@ -58,23 +62,6 @@ LAST_WORDS_SECONDS = 2.0
 _serial = count(1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AssociationSummary:
-    """For one log line a connection. AE titles are "" where none was received; ``statuses`` counts C-STORE answers."""
-
-    calling_ae: str = ""
-    called_ae: str = ""
-    address: str
-    outcome: Outcome
-    stored: int = 0
-    failed: int = 0
-    echoes: int = 0
-    statuses: dict[int, int] = field(default_factory=dict)
-    bytes_received: int = 0
-    seconds: float = 0.0
-    rejection: Rejection | None = None
-
-
 class GuardedACSE(ACSE):
     """Decides before the stock negotiation does. An exception here ends the connection: it fails closed."""
 
@@ -87,7 +74,7 @@ class GuardedACSE(ACSE):
             self.assoc.kill()  # returns once it is sent
             return
         request: Any = self.assoc.requestor.primitive
-        self.assoc.acceptor.supported_contexts = contexts_for(request.presentation_context_definition_list)
+        self.assoc.acceptor.supported_contexts = self.assoc.contexts_for(request)
         super().negotiate_association()
 
 
@@ -126,6 +113,9 @@ class GuardedAssociation(Association):
     def rejection(self) -> Rejection | None:
         return self._listener.rejection(self.calling_ae, self.called_ae, self._peer)
 
+    def contexts_for(self, request: Any) -> list[PresentationContext]:  # noqa: ANN401 - pynetdicom's primitive
+        return contexts_for(request.presentation_context_definition_list, self._listener.answered)
+
     def run_reactor(self) -> None:
         self._listener.remember(self)
         try:
@@ -154,7 +144,14 @@ class GuardedAssociation(Association):
                 for number, context in self._accepted_cx.items()
             },
             begin_store=self._begin_store,
+            exchange=Exchange(
+                handlers=self._listener.handlers,
+                calling_ae=self.calling_ae,
+                called_ae=self.called_ae,
+                address=self._peer[0],
+            ),
             instance_bytes_max=limits.instance_bytes_max,
+            pdu_bytes_max=int(self.requestor.maximum_length or 0),
         )
         with contextlib.suppress(EndedError):
             try:
@@ -223,6 +220,7 @@ class GuardedAssociation(Association):
             failed=statuses.total() - stored,
             echoes=0 if self._service is None else self._service.echoes,
             statuses=dict(statuses),
+            questions={} if self._service is None else dict(self._service.questions),
             bytes_received=self._journal.bytes_received,
             seconds=time.monotonic() - self._journal.began,
             rejection=self.rejected_as,
@@ -257,7 +255,7 @@ class Listener:
 
     ``on_store`` says where a data set goes; if anything there raises, the sender is told A700 and the association lives
     on. ``refuse`` true means "not now" (low disk, say): peers are told to try again later. ``shares_port``: with other
-    processes that say so too; the kernel deals connections out (SO_REUSEPORT).
+    processes that say so too; the kernel deals connections out (SO_REUSEPORT). ``handlers`` answer questions.
     """
 
     def __init__(  # noqa: PLR0913 - each is named where it is given
@@ -274,9 +272,12 @@ class Listener:
         refuse: Callable[[], bool],
         strict_loopback: bool = False,
         shares_port: bool = False,
+        handlers: Handlers = MappingProxyType({}),
     ) -> None:
         self.limits = limits
         self.on_store = on_store
+        self.handlers = handlers
+        self.answered = frozenset(uid for uid, _ in handlers)
         self._rules = Rules(ae_title=ae_title, peers=tuple(peers), strict_loopback=strict_loopback)
         self._address = (host, port)
         self._shares_port = shares_port

@@ -9,42 +9,65 @@ from daemon.dicom.negotiation import usable_uid
 
 # PS3.7 E.1, Command Field. The answer to a request has the highest bit set as well.
 C_STORE_RQ = 0x0001
+C_FIND_RQ = 0x0020
 C_ECHO_RQ = 0x0030
+C_CANCEL_RQ = 0x0FFF
+N_EVENT_REPORT_RQ = 0x0100
+N_GET_RQ = 0x0110
+N_SET_RQ = 0x0120
+N_ACTION_RQ = 0x0130
+N_CREATE_RQ = 0x0140
 ANSWER = 0x8000
-# Command Data Set Type of a message without data set.
+# Command Data Set Type of a message without data set, and of one with it.
 NO_DATA_SET = 0x0101
+_DATA_SET = 0x0001
 
 _AFFECTED_SOP_CLASS_UID = 0x0002
+_REQUESTED_SOP_CLASS_UID = 0x0003
 _COMMAND_FIELD = 0x0100
 _MESSAGE_ID = 0x0110
 _MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
 _COMMAND_DATA_SET_TYPE = 0x0800
 _STATUS = 0x0900
+_ERROR_COMMENT = 0x0902
 _AFFECTED_SOP_INSTANCE_UID = 0x1000
+_REQUESTED_SOP_INSTANCE_UID = 0x1001
+_ATTRIBUTE_IDENTIFIER_LIST = 0x1005
+_ACTION_TYPE_ID = 0x1008
 _HEADER = struct.Struct("<HHL")
 _US = struct.Struct("<H")
+_TAG = struct.Struct("<HH")
+_COMMENT_MAX = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A request. The UIDs are "" unless usable."""
+    """A request. The UIDs, affected or requested, are "" unless usable. ``message_id`` of a C-CANCEL: of what it ends.
+
+    ``action``: Action Type ID, 0 without one. ``attributes``: tags that an N-GET asks for.
+    """
 
     kind: int
     message_id: int
     has_data_set: bool
     sop_class_uid: str
     sop_instance_uid: str = field(repr=False)
+    action: int = 0
+    attributes: tuple[int, ...] = ()
 
 
 def parse_command(encoded: bytes | bytearray) -> Command:
     """Raise ValueError for what is no command set, or lacks what every request has. Other elements are passed over."""
     elements = dict(_elements(encoded))
+    kind = _number(elements, _COMMAND_FIELD)
     return Command(
-        kind=_number(elements, _COMMAND_FIELD),
-        message_id=_number(elements, _MESSAGE_ID),
+        kind=kind,
+        message_id=_number(elements, _MESSAGE_ID_BEING_RESPONDED_TO if kind == C_CANCEL_RQ else _MESSAGE_ID),
         has_data_set=_number(elements, _COMMAND_DATA_SET_TYPE) != NO_DATA_SET,
-        sop_class_uid=_uid(elements, _AFFECTED_SOP_CLASS_UID),
-        sop_instance_uid=_uid(elements, _AFFECTED_SOP_INSTANCE_UID),
+        sop_class_uid=_uid(elements, _AFFECTED_SOP_CLASS_UID) or _uid(elements, _REQUESTED_SOP_CLASS_UID),
+        sop_instance_uid=_uid(elements, _AFFECTED_SOP_INSTANCE_UID) or _uid(elements, _REQUESTED_SOP_INSTANCE_UID),
+        action=_number(elements, _ACTION_TYPE_ID) if _ACTION_TYPE_ID in elements else 0,
+        attributes=_tags(elements.get(_ATTRIBUTE_IDENTIFIER_LIST, b"")),
     )
 
 
@@ -73,15 +96,23 @@ def _uid(elements: dict[int, bytes], element: int) -> str:
     return usable_uid(elements.get(element, b"").decode("ascii", "replace"))
 
 
-def answer(request: Command, status: int) -> bytes:
-    """C-STORE-RSP or C-ECHO-RSP (PS3.7 9.3.1.2, 9.3.5.2), encoded."""
+def _tags(value: bytes) -> tuple[int, ...]:
+    """Of an AT; nothing of one that is cut short."""
+    whole = len(value) - len(value) % _TAG.size
+    return tuple(group << 16 | element for group, element in _TAG.iter_unpack(value[:whole]))
+
+
+def answer(request: Command, status: int, comment: str = "", *, has_data_set: bool = False) -> bytes:
+    """The response to a request (PS3.7 9.3 and 10.3), encoded. ``comment``: Error Comment, ASCII."""
     body = (
         _text(_AFFECTED_SOP_CLASS_UID, request.sop_class_uid)
         + _short(_COMMAND_FIELD, request.kind | ANSWER)
         + _short(_MESSAGE_ID_BEING_RESPONDED_TO, request.message_id)
-        + _short(_COMMAND_DATA_SET_TYPE, NO_DATA_SET)
+        + _short(_COMMAND_DATA_SET_TYPE, _DATA_SET if has_data_set else NO_DATA_SET)
         + _short(_STATUS, status)
+        + _text(_ERROR_COMMENT, comment[:_COMMENT_MAX], padding=b" ")
         + _text(_AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid)
+        + (_short(_ACTION_TYPE_ID, request.action) if request.action else b"")
     )
     return _HEADER.pack(0, 0, 4) + struct.pack("<L", len(body)) + body
 
@@ -90,8 +121,8 @@ def _short(element: int, value: int) -> bytes:
     return _HEADER.pack(0, element, _US.size) + _US.pack(value)
 
 
-def _text(element: int, uid: str) -> bytes:
-    """Nothing for an UID that is not known."""
-    value = uid.encode("ascii")
-    value += b"\0" * (len(value) % 2)
+def _text(element: int, text: str, padding: bytes = b"\0") -> bytes:
+    """Nothing for what is not known."""
+    value = text.encode("ascii", "replace")
+    value += padding * (len(value) % 2)
     return _HEADER.pack(0, element, len(value)) + value if value else b""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
 import struct
 import time
 from typing import TYPE_CHECKING
@@ -69,6 +71,17 @@ class Inlet:
         if length > self._limits.pdu_bytes_max:
             raise EndedError(Outcome.ABORTED, A_ABORT_INVALID_PARAMETER)
         return kind, length
+
+    def has_waiting(self) -> bool:
+        """Whether the peer has sent something that is not read yet; never waits."""
+        if self._start != self._end or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+            return True
+        waiting = select.poll()
+        try:
+            waiting.register(self._socket, select.POLLIN)
+        except (OSError, ValueError):  # cut by us
+            return True
+        return bool(waiting.poll(0))
 
     def take(self, count: int) -> bytes:
         """So many bytes, few of them."""

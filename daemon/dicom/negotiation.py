@@ -28,7 +28,7 @@ from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from pynetdicom.presentation import PresentationContext
 
@@ -49,6 +49,8 @@ TRANSFER_SYNTAXES = (
     HTJ2K,
     RLELossless,
 )
+# For messages whose data sets hold no pixels.
+PLAIN_SYNTAXES = TRANSFER_SYNTAXES[:2]
 VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
 DICOM_ROOT = "1.2.840.10008."
@@ -98,10 +100,16 @@ def is_storage(abstract_syntax: str) -> bool:
     return service is StorageServiceClass or (new_or_private and service is ServiceClass)
 
 
-def contexts_for(proposed: Iterable[PresentationContext]) -> list[PresentationContext]:
-    """What we support of what is proposed. All classes with all syntaxes would cost 48 ms an association."""
-    wanted = {cx.abstract_syntax for cx in proposed if cx.abstract_syntax}
-    return [build_context(uid, list(TRANSFER_SYNTAXES)) for uid in wanted if uid == VERIFICATION or is_storage(uid)]
+def contexts_for(proposed: Iterable[PresentationContext], answered: Collection[str] = ()) -> list[PresentationContext]:
+    """What we support of what is proposed: ``answered`` are classes of questions, beside storage and verification.
+
+    All classes with all syntaxes would cost 48 ms an association.
+    """
+    wanted = {str(cx.abstract_syntax) for cx in proposed if cx.abstract_syntax}
+    kept = [uid for uid in wanted if uid not in answered and (uid == VERIFICATION or is_storage(uid))]
+    return [build_context(uid, list(TRANSFER_SYNTAXES)) for uid in kept] + [
+        build_context(uid, list(PLAIN_SYNTAXES)) for uid in wanted.intersection(answered)
+    ]
 
 
 def usable_uid(received: str | None) -> str:

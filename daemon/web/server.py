@@ -8,9 +8,10 @@ host names are served (DNS rebinding), and nothing is changed at a foreign page'
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -42,6 +43,20 @@ can, as an archive does once the report is signed.
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wings:
+    """What a site may do without.
+
+    ``drawing``: pictures that explain. ``films``: are shown. ``dicomweb``: studies for viewers. ``entrance``: asks
+    people who they are.
+    """
+
+    drawing: Drawing | None = None
+    films: Films | None = None
+    dicomweb: APIRouter | None = None
+    entrance: Entrance | None = None
+
+
 def build_app(
     reading: Reading,
     queue: Queue,
@@ -49,17 +64,15 @@ def build_app(
     allowed_hosts: Sequence[str],
     ready: Ready,
     *,
-    drawing: Drawing | None = None,
-    films: Films | None = None,
-    entrance: Entrance | None = None,
     ring: Callable[[], None] = lambda: None,
+    wings: Wings | None = None,
 ) -> FastAPI:
-    """``allowed_hosts`` are served beside the names of loopback. Without ``drawing`` nothing is explained in pictures,
-    without ``films`` none is shown, without ``entrance`` nobody is asked who it is. ``ring`` wakes the workers.
+    """``allowed_hosts`` are served beside the names of loopback. ``ring`` wakes the workers.
 
     ``ready`` returns {"ready": bool, "missing": [sentence, ...]}, and whatever else /api/health/ready should tell; the
     page shows the sentences. It may raise: then the state is said to be unknown.
     """
+    wings = wings or Wings()
     app = DescribedApp(
         title="Worklist triage",
         description=_DESCRIPTION,
@@ -79,18 +92,20 @@ def build_app(
         policy=policy,
         health=health,
         ring=ring,
-        explains=drawing is not None,
-        shows_films=films is not None,
+        explains=wings.drawing is not None,
+        shows_films=wings.films is not None,
     )
     app.include_router(pages.router())
-    if films:
-        app.include_router(films.router())
-    if drawing:
-        app.include_router(drawing.router())
+    if wings.films:
+        app.include_router(wings.films.router())
+    if wings.drawing:
+        app.include_router(wings.drawing.router())
+    if wings.dicomweb:
+        app.include_router(wings.dicomweb)
     app.add_api_route("/api/docs", lambda: html("docs.html", schema=app.openapi()), include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
-    if entrance:
-        entrance.attach(app)
+    if wings.entrance:
+        wings.entrance.attach(app)
     explain_failures(app)
     hosts = [*LOCAL_HOSTS, *allowed_hosts]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)

@@ -41,6 +41,10 @@ _HEADERS = {
 }
 
 
+class RefusalError(HTTPException):
+    """An answer with a status of its own, in words of ours."""
+
+
 def explain_failures(app: FastAPI) -> None:
     app.add_exception_handler(StudyNotFoundError, _not_found)
     app.add_exception_handler(ConflictError, _conflict)
@@ -85,7 +89,7 @@ async def _not_valid(request: Request, error: Exception) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    answer = failure(request.url.path, status)
+    answer = failure(request.url.path, status, error.detail if isinstance(error, RefusalError) else "")
     allow = (error.headers or {}).get("Allow") if isinstance(error, HTTPException) else None
     if allow:
         answer.headers["allow"] = allow
@@ -95,7 +99,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 def failure(path: str, status: int, detail: str = "") -> Response:
     """Problem details (RFC 9457) for programs, a page for people."""
     title = HTTPStatus(status).phrase
-    if not path.startswith("/api"):
+    if not path.startswith(("/api", "/dicom-web")):
         return HTMLResponse(page.render("failure.html", title=title, status=status, detail=detail), status)
     problem = Problem(type="about:blank", title=title, status=status, detail=detail)
     return JSONResponse(problem.model_dump(exclude_defaults=True), status, media_type=PROBLEM_TYPE)

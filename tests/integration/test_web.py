@@ -26,7 +26,7 @@ from daemon.folder import Folder
 from daemon.web.drawing import Drawing
 from daemon.web.page import badge
 from daemon.web.schemas import BODY_BYTES_MAX, ENTRY_EXAMPLE, WORKLIST_EXAMPLE, Entry, Study, Worklist
-from daemon.web.server import build_app
+from daemon.web.server import Wings, build_app
 from daemon.web.serving import serve
 from triage.errors import BusyError, Reason, TriageError
 from triage.policy import Policy, not_analysed
@@ -155,7 +155,12 @@ def opened(
         site = Site(url, client, engine)
         drawing = Pictures(reading=Reading(store), kept=Folder(tmp_path)) if explains else None
         app = build_app(
-            Reading(store), Queue(store, POLICY), POLICY, [HOST], site.ready, drawing=drawing, **beside(store)
+            Reading(store),
+            Queue(store, POLICY),
+            POLICY,
+            [HOST],
+            site.ready,
+            **{"wings": Wings(drawing=drawing), **beside(store)},
         )
         stop = threading.Event()
         server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))

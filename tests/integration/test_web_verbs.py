@@ -23,6 +23,7 @@ import synthetic
 from daemon.decoder import Decoder
 from daemon.folder import Folder
 from daemon.web.film import Films
+from daemon.web.server import Wings
 from triage.records.intake import Intake
 from triage.records.reading import Reading
 from triage.records.store import Store
@@ -39,7 +40,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
         def beside(store: Store) -> dict[str, Any]:
             films = Films(reading=Reading(store), kept=Folder(tmp_path), decoder=decoder)
-            return {"films": films, "ring": lambda: RINGS.append("ring")}
+            return {"wings": Wings(films=films), "ring": lambda: RINGS.append("ring")}
 
         with opened(tmp_path, explains=False, beside=beside) as site:
             yield site

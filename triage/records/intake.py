@@ -27,7 +27,7 @@ _KEYS = ("study_instance_uid", "workitem_uid")
 _PRIORITY = tuple(each.name for each in fields(Priority))
 _INSTANCE = (
     "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "sha256",
-    "size_bytes", "calling_ae", "identity_conflict", "episode", "quarantined",
+    "size_bytes", "calling_ae", "identity_conflict", "episode", "quarantined", "modality",
 )  # fmt: skip
 
 
@@ -214,6 +214,7 @@ class Intake:
             "identity_conflict": conflict,
             "episode": episode,
             "quarantined": received.quarantined,
+            "modality": header.modality,
         }
         inserted = connection.execute(self._inserts["instance"], _fit(instances, row))
         return int(inserted.scalar_one())

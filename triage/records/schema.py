@@ -47,11 +47,26 @@ def upgrade(engine: Engine) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         if _is_current(connection):
             return
-        # The view is code, not data: dropped before the tables change, made anew after.
+        # The view is code, not data: dropped before the tables change, made anew after, for the same readers.
+        readers = _readers(connection)
         connection.execute(text("DROP VIEW IF EXISTS reading_worklist"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         create_view(connection)
+        for reader in readers:
+            connection.exec_driver_sql(f"GRANT SELECT ON reading_worklist TO {reader}")
+
+
+def _readers(connection: Connection) -> list[str]:
+    """Who may read the view and does not own it, quoted."""
+    if connection.dialect.name != "postgresql":
+        return []
+    granted = (
+        "SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END "
+        "FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a "
+        "WHERE c.oid = to_regclass('reading_worklist') AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner"
+    )
+    return list(connection.execute(text(granted)).scalars())
 
 
 def _is_current(connection: Connection) -> bool:

@@ -103,6 +103,10 @@ studies = Table(
     Column("analysed_at", UtcDateTime),
     Column("identity_conflict", Boolean, nullable=False),
 )
+# What queries look studies up by. Each ends in the order of answers: the first of many are found without sorting.
+Index("ix_studies_study_date", studies.c.study_date, studies.c.study_instance_uid)
+Index("ix_studies_patient_id", studies.c.patient_id, studies.c.study_date, studies.c.study_instance_uid)
+Index("ix_studies_accession_number", studies.c.accession_number, studies.c.study_date, studies.c.study_instance_uid)
 # The worklist never looks at studies that have been read, however many there are. Written out, as for jobs below.
 IS_UNREAD = studies.c.status != literal_column("'read'")
 Index(
@@ -138,6 +142,7 @@ instances = Table(
     Column("episode", Integer, nullable=False),
     Column("quarantined", Boolean, nullable=False),
     Column("pixels_deleted_at", UtcDateTime, index=True),
+    _text("modality", 16),
     UniqueConstraint("sop_instance_uid", "sha256"),
 )
 

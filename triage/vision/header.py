@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.charset import STAND_ALONE_ENCODINGS, decode_bytes, python_encoding
+from pydicom.datadict import dictionary_VR
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ImplicitVRLittleEndian
@@ -141,6 +142,20 @@ def read_header(dataset: Dataset, transfer_syntax_uid: str = "") -> Header:
         patient_birth_date=text("PatientBirthDate", CODE_CHARACTERS),
         patient_sex=code("PatientSex"),
     )
+
+
+def read_keys(dataset: Dataset) -> dict[int, str]:
+    """Text of each element of an identifier by tag, not cleaned; "" for what is no text. Never raises."""
+    encodings = _encodings(dataset)
+    return {int(tag): _decoded(_text_of(dataset, tag), encodings) for tag in list(dataset.keys())}
+
+
+def _text_of(dataset: Dataset, tag: BaseTag) -> object:
+    """Bytes of an element that the standard knows, and not as a sequence."""
+    with suppress(Exception):
+        value = dataset.get_item(tag).value
+        return value if isinstance(value, bytes | str) and dictionary_VR(tag) not in _SEQUENCE_VRS else None
+    return None
 
 
 def _raw(dataset: Dataset, keyword: str) -> object:

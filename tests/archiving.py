@@ -1,0 +1,138 @@
+"""A site that holds real files: received as films are, served over HTTP by a real server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from pydicom import Dataset
+from sqlalchemy import Engine, update
+
+from daemon.arrival import Arrivals
+from daemon.folder import Folder
+from daemon.kept import StoredFile
+from daemon.sandbox import Limits
+from daemon.spool import Spool, part10_header
+from daemon.web.dicomweb import dicomweb
+from daemon.web.server import Wings, build_app
+from daemon.web.serving import serve
+from making import CR, POLICY, data_set, encoded
+from triage.records.archive import Archive
+from triage.records.intake import Intake
+from triage.records.queue import Queue
+from triage.records.reading import Reading
+from triage.records.store import Store
+from triage.records.tables import instances
+
+EXPLICIT = "1.2.840.10008.1.2.1"
+SIDE = 64
+
+
+def film(**changes: Any) -> Dataset:
+    """A small film that can be decoded: a wedge with a disc in it."""
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE]
+    pixels = (rows * 40 + ((rows - 32) ** 2 + (columns - 32) ** 2 < 300) * 1200).astype("<u2")
+    values = {
+        "Rows": SIDE,
+        "Columns": SIDE,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 12,
+        "HighBit": 11,
+        "PixelRepresentation": 0,
+        "SeriesInstanceUID": "1.2.1.1",
+        "StudyDate": "20260105",
+        "PatientID": "P1",
+        "AccessionNumber": "A1",
+        **changes,
+    }
+    made = data_set(**values)
+    made.PixelData = pixels.tobytes()
+    made["PixelData"].VR = "OW"
+    return made
+
+
+@dataclass
+class Held:
+    """A database and a folder with films in it."""
+
+    engine: Engine
+    folder: Path
+    base: str = ""
+    client: httpx.Client = field(default_factory=httpx.Client)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.engine)
+        self.archive = Archive(self.store)
+        self.kept = Folder(self.folder)
+        self.spool = Spool(self.folder, self.kept)
+        self.spool.prepare()
+        self.arrivals = Arrivals(kept=self.kept, intake=Intake(self.store, POLICY))
+
+    def keep(self, made: Dataset | None = None, syntax: str = EXPLICIT, **changes: Any) -> StoredFile:
+        """As if it had come over the network."""
+        sent = film(**changes) if made is None else made
+        return self.keep_bytes(encoded(sent), sent.SOPInstanceUID, sent.SOPClassUID, syntax)
+
+    def keep_bytes(self, content: bytes, instance: str, sop_class: str = CR, syntax: str = EXPLICIT) -> StoredFile:
+        stored = self.spool.write(part10_header(sop_class, instance, syntax), content)
+        self.arrivals.admit(stored)
+        return stored
+
+    def forget_bytes(self, stored: StoredFile) -> None:
+        """As retention does."""
+        with self.engine.begin() as connection:
+            own = instances.c.sha256 == stored.sha256
+            connection.execute(update(instances).where(own).values(pixels_deleted_at=self.store.now()))
+        self.kept.delete(stored.sha256)
+
+    def get(self, path: str, accept: str = "*/*", **parameters: Any) -> httpx.Response:
+        return self.client.get(f"{self.base}/dicom-web{path}", params=parameters or None, headers={"accept": accept})
+
+    def uids(self, path: str = "/studies", keyword: str = "0020000D", **parameters: Any) -> list[str]:
+        """What a search finds, in its order."""
+        answer = self.get(path, **parameters)
+        assert answer.status_code in (200, 204), answer.text
+        return [each[keyword]["Value"][0] for each in (answer.json() if answer.content else [])]
+
+
+@contextmanager
+def serving(held: Held) -> Iterator[Held]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    state: dict[str, Any] = {"ready": True, "missing": []}
+    routes = dicomweb(held.archive, held.kept, Limits())
+    app = build_app(
+        Reading(held.store), Queue(held.store, POLICY), POLICY, [], lambda: state, wings=Wings(dicomweb=routes)
+    )
+    stop = threading.Event()
+    server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))
+    server.start()
+    held.base = f"http://127.0.0.1:{port}"
+    with httpx.Client(timeout=60) as held.client:
+        _wait(held)
+        yield held
+    stop.set()
+    server.join(20)
+    assert not server.is_alive()
+
+
+def _wait(held: Held) -> None:
+    for _ in range(100):
+        try:
+            assert held.client.get(f"{held.base}/api/health/live").status_code == 200
+        except httpx.ConnectError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail("the server does not answer")
