@@ -66,6 +66,14 @@ class Settings(BaseSettings):
     dicom_connections_per_address_max: int = Field(25, ge=1, description="connections at a time from one address")
     dicom_instance_mib_max: int = Field(256, ge=1, description="largest instance that is received")
 
+    ups_most: int = Field(500, ge=1, le=10_000, description="workitems in the answer to one query")
+    ups_retrieve_ae: str = Field(
+        "", pattern=r"^([!-\[\]-~]{1,16})?$", description="AE title films are retrieved from; empty: who sent them"
+    )
+    ups_subscribers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="where subscribers are told of changes: AE@HOST:PORT, with commas between"
+    )
+
     outage_instances_max: int = Field(10_000, ge=0, description="received while PostgreSQL is away; 0: none")
     outage_seconds_max: float = Field(3600.0, gt=0, description="nothing is received once it has been away for longer")
 
@@ -100,7 +108,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless stderr is a terminal")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
-    @field_validator("dicom_peers", "http_allowed_hosts", mode="before")
+    @field_validator("dicom_peers", "http_allowed_hosts", "ups_subscribers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
