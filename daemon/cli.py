@@ -14,6 +14,7 @@ import textwrap
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -165,8 +166,13 @@ def schedule() -> None:
         retention_days=settings.retention_days,
         free_mib_min=settings.disk_free_mib_min,
     )
+    reporter = house.stepping.reporter()
+    if reporter:
+        reporter.start()
     grace_seconds = settings.lease_seconds / 2 if house.store.backend == "postgresql" else 0.0
     run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds)
+    if reporter:
+        reporter.stop()
 
 
 @app.command()
@@ -176,13 +182,21 @@ def web() -> None:
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    from daemon.web.channel import Channels
     from daemon.web.drawing import Drawing
     from daemon.web.server import build_app, serve
+    from daemon.web.stepping import Steps
 
     settings = house.settings
     hosts = (settings.http_host, *settings.http_allowed_hosts)
     drawing = Drawing(reading=house.reading, kept=house.spool.kept) if settings.explanations else None
-    app = build_app(house.reading, house.queue, house.policy, hosts, lambda: readiness(house), drawing=drawing)
+    parts = house.stepping
+    channels = Channels(subscriptions=parts.subscriptions)
+    steps = Steps(
+        workitems=parts.workitems, subscriptions=parts.subscriptions, finding=parts.finding, channels=channels
+    )
+    ready = partial(readiness, house)
+    app = build_app(house.reading, house.queue, house.policy, hosts, ready, drawing=drawing, steps=steps)
     serve(app, settings.http_host, settings.http_port, stop)
 
 

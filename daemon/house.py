@@ -28,18 +28,15 @@ if TYPE_CHECKING:
     from daemon.bell import Ringer
     from daemon.dicom.association import Listener
     from daemon.dicom.exchange import Handlers
-    from daemon.dicom.finding import Finding
-    from daemon.dicom.ups import Ups
     from daemon.kept import Kept
     from daemon.outage import Outage
     from daemon.sandbox import Limits
     from daemon.spool import Spool
+    from daemon.stepping import Stepping
     from triage.records.intake import Intake
     from triage.records.queue import Queue
     from triage.records.reading import Reading
     from triage.records.store import Store
-    from triage.records.subscriptions import Subscriptions
-    from triage.records.workitems import Workitems
     from triage.vision.classifier import Classifier
 
 # A job that nobody has taken for so long means that no worker runs, or that all are far behind.
@@ -114,23 +111,10 @@ class House:
         return Reading(self.store)
 
     @cached_property
-    def workitems(self) -> Workitems:
-        from triage.records.workitems import Workitems
+    def stepping(self) -> Stepping:
+        from daemon.stepping import Stepping
 
-        return Workitems(self.store, self.reading)
-
-    @cached_property
-    def subscriptions(self) -> Subscriptions:
-        from triage.records.subscriptions import Subscriptions
-
-        return Subscriptions(self.store)
-
-    @cached_property
-    def finding(self) -> Finding:
-        from daemon.dicom.finding import Finding
-
-        settings = self.settings
-        return Finding(workitems=self.workitems, most=settings.ups_most, retrieve_ae=settings.ups_retrieve_ae)
+        return Stepping(self.settings, self.store, self.reading)
 
     @cached_property
     def intake(self) -> Intake:
@@ -281,18 +265,7 @@ def build_listener(house: House) -> Listener:
 
 def _handlers(house: House) -> Handlers:
     """Who answers the questions that are asked beside C-STORE."""
-    return {**_ups(house).handlers()}
-
-
-def _ups(house: House) -> Ups:
-    from daemon.dicom.ups import Ups
-
-    return Ups(
-        workitems=house.workitems,
-        subscriptions=house.subscriptions,
-        finding=house.finding,
-        pseudonym=house.pseudonym,
-    )
+    return {**house.stepping.ups(house.pseudonym).handlers()}
 
 
 def build_tls(settings: Settings) -> ssl.SSLContext | None:

@@ -140,6 +140,8 @@ class Settings(BaseSettings):
             raise ValueError("receivers: several of them need a dicom_port to share, not 0")
         for peer in self.dicom_peers:
             split_peer(peer)
+        for subscriber in self.ups_subscribers:
+            split_subscriber(subscriber)
         return self
 
     @classmethod
@@ -180,6 +182,15 @@ def split_peer(text: str) -> tuple[str, IPv4Network | IPv6Network]:
     if not at or not ae_title.strip() or len(ae_title) > _AE_CHARACTERS:
         raise ValueError(f"dicom_peers: {text!r} is not of the form AE@ADDRESS or AE@NETWORK")
     return ae_title.strip(), _network(text, ae_title, network)
+
+
+def split_subscriber(text: str) -> tuple[str, tuple[str, int]]:
+    """AE title, host and port of "AE@HOST:PORT". Raise ValueError."""
+    ae_title, _, where = text.rpartition("@")
+    host, _, port = where.rpartition(":")
+    if not ae_title.strip() or len(ae_title) > _AE_CHARACTERS or not host or not port.isdecimal():
+        raise ValueError(f"ups_subscribers: {text!r} is not of the form AE@HOST:PORT")
+    return ae_title.strip(), (host.strip("[]"), int(port))
 
 
 def _network(text: str, ae_title: str, network: str) -> IPv4Network | IPv6Network:

@@ -13,7 +13,7 @@ from pydicom import Dataset
 from daemon.dicom.command import C_FIND_RQ, N_ACTION_RQ, N_GET_RQ, N_SET_RQ
 from daemon.dicom.exchange import OUT_OF_RESOURCES, PENDING, PENDING_KEYS_IGNORED, SUCCESS, Handlers, Question, Reply
 from daemon.dicom.finding import Finding, Found
-from daemon.dicom.workitem import CHARACTER_SET, PROGRESS, progress, put
+from daemon.dicom.workitem import CHARACTER_SET, PROGRESS, PROGRESS_CHARACTERS_MAX, progress, put
 from daemon.telemetry import Pseudonym, log
 from triage.records.subscriptions import ALL_WORKITEMS, Subscriptions
 from triage.records.workitems import Workitems
@@ -31,7 +31,6 @@ NO_SUCH_ACTION = 0x0123
 RESOURCE_LIMITATION = 0x0213
 OPTIONAL_NOT_SUPPORTED = 0x0001
 LOCK_NOT_GRANTED = 0xB301
-PROGRESS_CHARACTERS_MAX = 64 * 1024
 
 WORDS = {
     Verdict.ENDED: "the workitem may no longer be updated",

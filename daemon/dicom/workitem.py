@@ -17,6 +17,7 @@ from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.sequence import Sequence as Items
 
+from triage.records.subscriptions import Notice
 from triage.study import ClinicalPriority
 from triage.workitem import StepState, Workitem
 
@@ -24,6 +25,7 @@ UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
 CHARACTER_SET = "ISO_IR 192"
 # What performers may say of their work; the rest is ours to say.
 PROGRESS = ("ProcedureStepProgressInformationSequence", "UnifiedProcedureStepPerformedProcedureSequence")
+PROGRESS_CHARACTERS_MAX = 64 * 1024
 _INTERPRETATION = ("110005", "DCM", "Interpretation")
 _TEXT_MAX = {"LO": 64, "SH": 16, "CS": 16, "ST": 1024}
 _DATE = re.compile(r"[0-9]{8}")
@@ -94,6 +96,14 @@ def data_set(item: Workitem, films: Sequence[Mapping[str, str]], retrieve_ae: st
         put(made, keyword, items)
     if item.state is StepState.COMPLETED and not made.UnifiedProcedureStepPerformedProcedureSequence:
         put(made, "UnifiedProcedureStepPerformedProcedureSequence", [_performed(item)])
+    return made
+
+
+def state_report(notice: Notice) -> Dataset:
+    """Event Information of a UPS State Report (PS3.4 table CC.2.4-1)."""
+    made = Dataset()
+    put(made, "InputReadinessState", "READY")
+    put(made, "ProcedureStepState", notice.state)
     return made
 
 

@@ -44,6 +44,7 @@ from daemon.web.schemas import (
     failures,
 )
 from daemon.web.shield import Shield, explain_failures
+from daemon.web.stepping import StepError, Steps, failed
 from triage.errors import ConflictError, TriageError
 from triage.policy import Policy
 from triage.records.queue import Queue
@@ -56,6 +57,8 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 PAGE_ROWS = 200
 _CONNECTIONS_MAX = 256
 _GRACE_SECONDS = 5
+# Subscribers of workitems are told things and say nothing.
+_WORD_BYTES_MAX = 1024
 _READER_COOKIE = "triage_reader"
 _DATABASE_MISSING = "The database does not answer."
 _DESCRIPTION = """For prioritisation only, not for diagnosis.
@@ -79,6 +82,7 @@ def build_app(
     ready: Ready,
     *,
     drawing: Drawing | None = None,
+    steps: Steps | None = None,
 ) -> FastAPI:
     """``allowed_hosts`` are served beside the names of loopback. Without ``drawing`` nothing is explained in pictures.
 
@@ -97,6 +101,9 @@ def build_app(
     app.include_router(_Pages(reading, policy, ready, explains=drawing is not None).router())
     if drawing:
         app.include_router(drawing.router())
+    if steps:
+        app.include_router(steps.router())
+        app.add_exception_handler(StepError, failed)
     app.add_api_route("/api/docs", lambda: _html("docs.html", schema=app.openapi()), include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
     explain_failures(app)
@@ -335,7 +342,8 @@ def serve(app: FastAPI, host: str, port: int, stop: threading.Event) -> None:
             app,
             loop="asyncio",
             http="h11",
-            ws="none",
+            ws="wsproto",
+            ws_max_size=_WORD_BYTES_MAX,
             lifespan="off",
             log_config=None,
             access_log=False,  # addresses hold Study Instance UIDs

@@ -123,7 +123,7 @@ class Shield:
 
 
 def _refusal(method: str, path: str, headers: Headers) -> Response | None:
-    if method not in {"GET", "HEAD"} and _is_foreign(headers):
+    if method not in {"GET", "HEAD"} and is_foreign(headers):
         return _failure(path, 403, "Changes are accepted from pages of this server only.")
     if "transfer-encoding" in headers:
         return _failure(path, 411)
@@ -133,7 +133,7 @@ def _refusal(method: str, path: str, headers: Headers) -> Response | None:
     return None
 
 
-def _is_foreign(headers: Headers) -> bool:
+def is_foreign(headers: Headers) -> bool:
     """Browsers say where a request comes from, and no page can change that; other programs say nothing."""
     if headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return True
