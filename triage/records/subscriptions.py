@@ -121,7 +121,7 @@ class Subscriptions:
         if not notices and not happened and not came:
             return None
         return Batch(
-            notices=list(dict.fromkeys(notices)),
+            notices=list(dict.fromkeys(reversed(notices)))[::-1],  # the last word of each stays last
             event_id=max((row["event_id"] for row in happened), default=at["event_id"]),
             instance_id=max((row["instance_id"] for row in came), default=at["instance_id"]),
             is_last=len(happened) < _BATCH and len(came) < _BATCH,
@@ -187,13 +187,16 @@ def _states(
         for row in connection.execute(select(studies).where(studies.c.study_instance_uid.in_(uids))).mappings()
     }
     past = _past(connection, uids)
+    for place, row in enumerate(happened):
+        uid = row["study_instance_uid"]
+        is_last_word = not any(
+            later["study_instance_uid"] == uid and later["kind"] in STATES_AFTER for later in happened[place + 1 :]
+        )
+        yield from _of_event(wishes, row, now[uid], past.get(uid, []), is_last_word=is_last_word)
     for row in came:
         study = now[row["study_instance_uid"]]
         if wishes.include(study["workitem_uid"], study["waiting_since"]):
             yield Notice(workitem_uid=study["workitem_uid"], state=STATES[Status(study["status"])])
-    for row in happened:
-        uid = row["study_instance_uid"]
-        yield from _of_event(wishes, row, now[uid], past.get(uid, []))
 
 
 def _past(connection: Connection, uids: set[str]) -> dict[str, list[RowMapping]]:
@@ -205,11 +208,18 @@ def _past(connection: Connection, uids: set[str]) -> dict[str, list[RowMapping]]
     return found
 
 
-def _of_event(wishes: _Wishes, event: RowMapping, study: RowMapping, past: Sequence[RowMapping]) -> Iterator[Notice]:
+def _of_event(
+    wishes: _Wishes, event: RowMapping, study: RowMapping, past: Sequence[RowMapping], *, is_last_word: bool
+) -> Iterator[Notice]:
+    """``is_last_word``: no later event tells the study's state, so that it is the one that it has now."""
     kind = EventKind(event["kind"])
     former = next((row["workitem_uid"] for row in past if row["last_event_id"] >= event["event_id"]), None)
     if former and kind in STATES_AFTER and wishes.include(former, study["received_at"]):
         yield Notice(workitem_uid=former, state=STATES_AFTER[kind])
-    is_current = former is None and kind not in _SILENT
-    if (is_current or kind is EventKind.RELEASED) and wishes.include(study["workitem_uid"], study["waiting_since"]):
+    is_current = (former is None and kind not in _SILENT) or kind is EventKind.RELEASED
+    if not is_current or not wishes.include(study["workitem_uid"], study["waiting_since"]):
+        return
+    if kind in STATES_AFTER and kind is not EventKind.RELEASED:
+        yield Notice(workitem_uid=study["workitem_uid"], state=STATES_AFTER[kind])
+    elif is_last_word:
         yield Notice(workitem_uid=study["workitem_uid"], state=STATES[Status(study["status"])])
