@@ -4,57 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from listening import wait_for
-from pynetdicom import AE, evt
 from sqlalchemy import Engine
-from stepping import ALL, BOTH, EVENT, Ward, ward
+from stepping import ALL, Ward, ward
 
 from daemon.dicom.reporting import Reporter
 from making import received
 from triage.records.store import Store, open_engine
 from triage.records.subscriptions import Subscriptions
 from triage.study import workitem_uid
+from watching import Watcher
 
 ONE, TWO = (workitem_uid(f"1.2.{number}", 0) for number in (1, 2))
 T1 = "1.2.3.4.1"
-
-
-class Watcher:
-    """What a subscriber has been told: workitem and state, in order."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
-        self.status = 0
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        ae = AE("WATCHER")
-        ae.add_supported_context(EVENT, BOTH, scu_role=True, scp_role=True)
-        handlers = [(evt.EVT_N_EVENT_REPORT, self._hear)]
-        server: Any = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
-        try:
-            yield
-        finally:
-            server.shutdown()
-
-    def _hear(self, event: Any) -> tuple[int, None]:
-        if not self.status:
-            information = event.event_information
-            self.told.append((str(event.request.AffectedSOPInstanceUID), str(information.ProcedureStepState)))
-        return self.status, None
 
 
 @pytest.fixture

@@ -217,6 +217,7 @@ def test_who_was_away_is_told_what_it_has_missed(client: Client) -> None:
     client.http.post(f"/workitems/{ONE}/subscribers/BOARD")
     with client.channel("BOARD") as channel:
         assert told(channel) == (ONE, "SCHEDULED")
+        assert wait_for(lambda: client.ward.subscriptions.due("BOARD") is None)
     client.ward.reading.start_reading("1.2.1", "Dr Adler")
     client.ward.reading.start_reading("1.2.2", "Dr Adler")  # not subscribed to
     client.ward.reading.close("1.2.1", "Dr Adler")
