@@ -166,8 +166,13 @@ def schedule() -> None:
         retention_days=settings.retention_days,
         free_mib_min=settings.disk_free_mib_min,
     )
+    reporter = house.stepping.reporter()
+    if reporter:
+        reporter.start()
     grace_seconds = settings.lease_seconds / 2 if house.store.backend == "postgresql" else 0.0
     run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds)
+    if reporter:
+        reporter.stop()
 
 
 @app.command()
@@ -179,20 +184,27 @@ def web() -> None:
     need_database(house)
     from daemon.decoder import Decoder
     from daemon.entry import build_entrance
+    from daemon.web.channel import Channels
     from daemon.web.dicomweb import dicomweb
     from daemon.web.drawing import Drawing
     from daemon.web.film import Films
     from daemon.web.server import Wings, build_app
     from daemon.web.serving import serve
+    from daemon.web.stepping import Steps
 
     settings = house.settings
     hosts = (settings.http_host, settings.http_name, *settings.http_allowed_hosts)
     drawing = Drawing(reading=house.reading, kept=house.spool.kept) if settings.explanations else None
+    parts = house.stepping
+    channels = Channels(subscriptions=parts.subscriptions)
     with Decoder(decoding_limits(settings)) as decoder:
         wings = Wings(
             drawing=drawing,
             films=Films(reading=house.reading, kept=house.spool.kept, decoder=decoder),
             dicomweb=dicomweb(house.archive, house.spool.kept, decoding_limits(settings)),
+            steps=Steps(
+                workitems=parts.workitems, subscriptions=parts.subscriptions, finding=parts.finding, channels=channels
+            ),
             entrance=build_entrance(house),
         )
         ready, ring = partial(readiness, house), house.ringer.ring

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from daemon.outage import Outage
     from daemon.sandbox import Limits
     from daemon.spool import Spool
+    from daemon.stepping import Stepping
     from daemon.trail import Trail
     from triage.records.archive import Archive
     from triage.records.audit import Audit
@@ -118,6 +119,12 @@ class House:
         from triage.records.archive import Archive
 
         return Archive(self.store)
+
+    @cached_property
+    def stepping(self) -> Stepping:
+        from daemon.stepping import Stepping
+
+        return Stepping(self.settings, self.store, self.reading)
 
     @cached_property
     def intake(self) -> Intake:
@@ -292,6 +299,7 @@ def _handlers(house: House) -> Handlers:
 
     return {
         (STUDY_ROOT_FIND, C_FIND_RQ): StudyRoot(archive=house.archive).find,
+        **house.stepping.ups(house.pseudonym).handlers(),
     }
 
 

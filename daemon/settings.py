@@ -68,6 +68,14 @@ class Settings(BaseSettings):
     dicom_connections_per_address_max: int = Field(25, ge=1, description="connections at a time from one address")
     dicom_instance_mib_max: int = Field(256, ge=1, description="largest instance that is received")
 
+    ups_most: int = Field(500, ge=1, le=10_000, description="workitems in the answer to one query")
+    ups_retrieve_ae: str = Field(
+        "", pattern=r"^([!-\[\]-~]{1,16})?$", description="AE title films are retrieved from; empty: who sent them"
+    )
+    ups_subscribers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="where subscribers are told of changes: AE@HOST:PORT, with commas between"
+    )
+
     outage_instances_max: int = Field(10_000, ge=0, description="received while PostgreSQL is away; 0: none")
     outage_seconds_max: float = Field(3600.0, gt=0, description="nothing is received once it has been away for longer")
 
@@ -123,7 +131,9 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless stderr is a terminal")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
-    @field_validator("dicom_peers", "http_allowed_hosts", "http_proxies", "oidc_roles", mode="before")
+    @field_validator(
+        "dicom_peers", "http_allowed_hosts", "http_proxies", "oidc_roles", "ups_subscribers", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -154,6 +164,8 @@ class Settings(BaseSettings):
             split_proxy(proxy)
         if self.oidc_issuer:
             self._check_oidc()
+        for subscriber in self.ups_subscribers:
+            split_subscriber(subscriber)
         return self
 
     def _check_oidc(self) -> None:
@@ -225,6 +237,15 @@ def split_peer(text: str) -> tuple[str, IPv4Network | IPv6Network]:
     if not at or not ae_title.strip() or len(ae_title) > _AE_CHARACTERS:
         raise ValueError(f"dicom_peers: {text!r} is not of the form AE@ADDRESS or AE@NETWORK")
     return ae_title.strip(), _network(text, ae_title, network)
+
+
+def split_subscriber(text: str) -> tuple[str, tuple[str, int]]:
+    """AE title, host and port of "AE@HOST:PORT". Raise ValueError."""
+    ae_title, _, where = text.rpartition("@")
+    host, _, port = where.rpartition(":")
+    if not ae_title.strip() or len(ae_title) > _AE_CHARACTERS or not host or not port.isdecimal():
+        raise ValueError(f"ups_subscribers: {text!r} is not of the form AE@HOST:PORT")
+    return ae_title.strip(), (host.strip("[]"), int(port))
 
 
 def _network(text: str, ae_title: str, network: str) -> IPv4Network | IPv6Network:

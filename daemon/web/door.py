@@ -20,11 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from daemon.trail import Trail
 from daemon.web.acting import admit, again, read_body, reader_in, resized, said_reader, with_reader
 from daemon.web.keys import Caller, Keys
-from daemon.web.roles import VERBS, Rule, find_rule, methods_of
+from daemon.web.roles import INTERFACES, VERBS, Rule, find_rule, methods_of
 from daemon.web.shield import database_down, failure
 from triage.records.store import DatabaseError
 from triage.user import Access, Outcome, User
 
+# RFC 6455, 7.4.1
+_POLICY_VIOLATION = 1008
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
@@ -37,6 +39,9 @@ class Door:
         self._trail = trail
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._open_channel(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -68,6 +73,21 @@ class Door:
         noted = _Noted(self._trail, _access(rule, named, who, self._keys.peers.address(scope)), send)
         await noted.run(answer or self._app, scope, receive)
 
+    async def _open_channel(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A channel is looked after by a rule as a request is; nobody can be led to a page from it."""
+        rule, named = find_rule("GET", scope["path"])
+        caller, needs_key = await run_in_threadpool(self._ask, scope)
+        user = caller.user if caller else None
+        is_refused = needs_key and (rule is None or user is None or not (rule.role and user.role.covers(rule.role)))
+        access = _access(rule, named, user.name if user else "", self._keys.peers.address(scope))
+        if access:
+            self._trail.note_once(replace(access, outcome=Outcome.REFUSED if is_refused else Outcome.SUCCESS))
+        if is_refused:
+            await receive()
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
+        await self._app(admit(scope, user) if user else scope, receive, send)
+
     def _ask(self, scope: Scope) -> tuple[Caller | None, bool]:
         if not self._keys.are_needed():
             return None, False
@@ -89,7 +109,7 @@ def _refusal(scope: Scope, rule: Rule | None, caller: Caller | None) -> Response
 
 
 def _ask_for_key(scope: Scope, rule: Rule | None) -> Response:
-    is_page = rule.is_page if rule else not scope["path"].startswith("/api")
+    is_page = rule.is_page if rule else not scope["path"].startswith(INTERFACES)
     has_key = "authorization" in Headers(scope=scope)
     if is_page and not has_key:
         return RedirectResponse("/login", HTTPStatus.SEE_OTHER)

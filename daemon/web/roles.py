@@ -31,8 +31,11 @@ class Rule:
     @property
     def is_page(self) -> bool:
         """Asked for by people: who has not signed in is led to where one can."""
-        return not self.path.startswith("/api")
+        return not self.path.startswith(INTERFACES)
 
+
+# What programs ask; anything else is asked by people.
+INTERFACES = ("/api", "/dicom-web")
 
 RULES = (
     # Before one has signed in.
@@ -70,6 +73,22 @@ RULES = (
     Rule("GET", "/api/docs", Role.VIEWER),
     Rule("GET", "/api/openapi.json", Role.VIEWER),
     Rule("GET", "/api/audit", Role.ADMIN, "audit"),
+    # DICOMweb: studies, and workitems for them.
+    Rule("GET", "/dicom-web/studies", Role.VIEWER, "list"),
+    Rule("GET", "/dicom-web/series", Role.VIEWER, "list"),
+    Rule("GET", "/dicom-web/instances", Role.VIEWER, "list"),
+    Rule("GET", "/dicom-web/studies/{uid}", Role.VIEWER, "film"),
+    Rule("GET", "/dicom-web/studies/{uid}/{rest:path}", Role.VIEWER, "film"),
+    Rule("GET", "/dicom-web/workitems", Role.VIEWER, "list"),
+    Rule("POST", "/dicom-web/workitems", Role.RADIOLOGIST),
+    Rule("GET", "/dicom-web/workitems/{workitem}", Role.VIEWER, "workitem"),
+    Rule("POST", "/dicom-web/workitems/{workitem}", Role.RADIOLOGIST, "workitem"),
+    Rule("PUT", "/dicom-web/workitems/{workitem}/state", Role.RADIOLOGIST, "workitem"),
+    Rule("POST", "/dicom-web/workitems/{workitem}/cancelrequest", Role.RADIOLOGIST, "workitem"),
+    Rule("POST", "/dicom-web/workitems/{workitem}/subscribers/{ae_title}", Role.VIEWER, "subscribe"),
+    Rule("DELETE", "/dicom-web/workitems/{workitem}/subscribers/{ae_title}", Role.VIEWER, "subscribe"),
+    Rule("POST", "/dicom-web/workitems/{workitem}/subscribers/{ae_title}/suspend", Role.VIEWER, "subscribe"),
+    Rule("GET", "/dicom-web/subscribers/{ae_title}", Role.VIEWER, "subscribe"),
 )
 
 # What an address may call a verb; anything else that stands in its place is noted as unknown.

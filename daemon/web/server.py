@@ -23,6 +23,7 @@ from daemon.web.login import Entrance
 from daemon.web.pages import Pages, html
 from daemon.web.schemas import DescribedApp
 from daemon.web.shield import Shield, explain_failures
+from daemon.web.stepping import StepError, Steps, failed
 from daemon.web.stream import Changes
 from triage.policy import Policy
 from triage.records.queue import Queue
@@ -47,13 +48,14 @@ can, as an archive does once the report is signed.
 class Wings:
     """What a site may do without.
 
-    ``drawing``: pictures that explain. ``films``: are shown. ``dicomweb``: studies for viewers. ``entrance``: asks
-    people who they are.
+    ``drawing``: pictures that explain. ``films``: are shown. ``dicomweb``: studies for viewers. ``steps``:
+    workitems for them. ``entrance``: asks people who they are.
     """
 
     drawing: Drawing | None = None
     films: Films | None = None
     dicomweb: APIRouter | None = None
+    steps: Steps | None = None
     entrance: Entrance | None = None
 
 
@@ -102,6 +104,9 @@ def build_app(
         app.include_router(wings.drawing.router())
     if wings.dicomweb:
         app.include_router(wings.dicomweb)
+    if wings.steps:
+        app.include_router(wings.steps.router())
+        app.add_exception_handler(StepError, failed)
     app.add_api_route("/api/docs", lambda: html("docs.html", schema=app.openapi()), include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
     if wings.entrance:

@@ -18,6 +18,8 @@ from triage.errors import TriageError
 _CONNECTIONS_MAX = 2048
 _FILES_MAX = 2 * _CONNECTIONS_MAX
 _GRACE_SECONDS = 5
+# Subscribers of workitems are told things and say nothing.
+_WORD_BYTES_MAX = 1024
 
 
 def serve(app: FastAPI, host: str, port: int, stop: threading.Event) -> None:
@@ -33,7 +35,8 @@ def serve(app: FastAPI, host: str, port: int, stop: threading.Event) -> None:
             app,
             loop="asyncio",
             http="h11",
-            ws="none",
+            ws="wsproto",
+            ws_max_size=_WORD_BYTES_MAX,
             lifespan="off",
             log_config=None,
             access_log=False,  # addresses hold Study Instance UIDs

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemon.telemetry import describe, log
 from daemon.web import page
+from daemon.web.roles import INTERFACES
 from daemon.web.schemas import BODY_BYTES_MAX, PROBLEM_TYPE, Problem
 from triage.errors import BusyError, ConflictError, CursorError, StudyNotFoundError
 from triage.records.store import DatabaseError
@@ -99,7 +100,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 def failure(path: str, status: int, detail: str = "") -> Response:
     """Problem details (RFC 9457) for programs, a page for people."""
     title = HTTPStatus(status).phrase
-    if not path.startswith(("/api", "/dicom-web")):
+    if not path.startswith(INTERFACES):
         return HTMLResponse(page.render("failure.html", title=title, status=status, detail=detail), status)
     problem = Problem(type="about:blank", title=title, status=status, detail=detail)
     return JSONResponse(problem.model_dump(exclude_defaults=True), status, media_type=PROBLEM_TYPE)
@@ -138,7 +139,7 @@ class Shield:
 def _refusal(method: str, path: str, headers: Headers) -> Response | None:
     # No page can make a browser send a token without having asked us first, and we allow none to (Fetch, 4.9).
     has_token = headers.get("authorization", "").lower().startswith("bearer ")
-    if method not in {"GET", "HEAD"} and not has_token and _is_foreign(headers):
+    if method not in {"GET", "HEAD"} and not has_token and is_foreign(headers):
         return failure(path, 403, "Changes are accepted from pages of this server only.")
     if "transfer-encoding" in headers:
         return failure(path, 411)
@@ -148,7 +149,7 @@ def _refusal(method: str, path: str, headers: Headers) -> Response | None:
     return None
 
 
-def _is_foreign(headers: Headers) -> bool:
+def is_foreign(headers: Headers) -> bool:
     """Browsers say where a request comes from, and no page can change that; other programs say nothing."""
     if headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return True

@@ -16,9 +16,11 @@ from triage.errors import Reason, SettingsError
 from triage.jobs import JobState
 from triage.policy import Policy
 from triage.records.history import History
+from triage.records.past import retire
 from triage.records.store import JOBS_CHANNEL, Store, study_columns
 from triage.records.tables import instances, jobs, policies, studies
 from triage.study import ClinicalPriority, EventKind, Finding, Header, Priority, ReceivedInstance, Status, workitem_uid
+from triage.workitem import StepState
 
 _HASHES_A_QUERY = 500
 _IDENTITY = ("patient_id", "patient_birth_date", "accession_number")
@@ -89,6 +91,7 @@ class Intake:
         reopened = study["status"] == Status.READ and rules.reopens(header.sop_class_uid)
         episode = study["episode"] + (1 if reopened else 0)
         if reopened:
+            retire(self._store, connection, study, StepState.COMPLETED)
             self._reopen(connection, header.study_instance_uid, episode)
         instance_id = self._insert_instance(connection, received, episode, conflict=conflict)
         self._queue_or_explain(connection, instance_id, received)

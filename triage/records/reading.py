@@ -10,9 +10,11 @@ from sqlalchemy import Connection, RowMapping, Update, delete, func, insert, sel
 from triage.errors import ConflictError, Reason, StudyNotFoundError
 from triage.records.history import History
 from triage.records.listing import Listing
+from triage.records.past import replace
 from triage.records.store import Store
 from triage.records.tables import IS_UNREAD, UtcDateTime, findings, instances, opinions, studies
 from triage.study import ClinicalPriority, EventKind, Opinion, Status, WorklistEntry
+from triage.workitem import StepState
 
 _EVENTS = {Status.UNREAD: EventKind.RELEASED, Status.READING: EventKind.STARTED, Status.READ: EventKind.READ}
 
@@ -108,7 +110,8 @@ class Reading:
             if row["status"] == Status.READ:
                 raise ConflictError("the study has been read")
             _refuse_another(row, reader)
-            self._set_status(connection, study_instance_uid, Status.READING, reader)
+            kept = row["transaction_uid"] if row["status"] == Status.READING else None
+            self.set_status(connection, row, Status.READING, reader, transaction_uid=kept)
 
     def release(self, study_instance_uid: str, reader: str | None = None) -> None:
         """Back to unread, at its old place. Raise ConflictError if it was read, or ``reader`` is not who holds it."""
@@ -117,7 +120,7 @@ class Reading:
             if row["status"] == Status.READ:
                 raise ConflictError("the study has been read")
             _refuse_another(row, reader)
-            self._set_status(connection, study_instance_uid, Status.UNREAD, None, who=reader or "")
+            self.set_status(connection, row, Status.UNREAD, None, who=reader or "")
 
     def close(self, study_instance_uid: str, reader: str | None = None) -> None:
         """The study has been read and leaves the worklist; closing it again changes nothing.
@@ -132,7 +135,8 @@ class Reading:
             _refuse_another(row, reader)
             if row["changed_while_reading"]:
                 raise ConflictError("new images have arrived since the reading was started: start it again to see them")
-            self._set_status(connection, study_instance_uid, Status.READ, reader or row["reader"])
+            kept = row["transaction_uid"]
+            self.set_status(connection, row, Status.READ, reader or row["reader"], transaction_uid=kept)
 
     def prioritise(self, study_instance_uid: str, clinical_priority: ClinicalPriority, who: str, source: str) -> bool:
         """What people say of the order's urgency, up or down; the analysis has no part in it. False if it was so.
@@ -172,20 +176,24 @@ class Reading:
             found: dict[str, int] = {row[0]: row[1] for row in connection.execute(said)}
         return {opinion: found.get(opinion.value, 0) for opinion in Opinion}
 
-    def _set_status(
+    def set_status(
         self,
         connection: Connection,
-        study_instance_uid: str,
+        row: RowMapping,
         status: Status,
         reader: str | None,
         *,
         who: str | None = None,
+        transaction_uid: str | None = None,
     ) -> None:
-        """``who``: of the event, if not the reader."""
+        """``row``: of the study, locked. ``who``: of the event, if not the reader. ``transaction_uid``: the claim's."""
+        uid = row["study_instance_uid"]
         values = {"status": status, "reader": reader, "status_at": self._store.now(), "changed_while_reading": False}
-        connection.execute(_of(study_instance_uid).values(values))
+        connection.execute(_of(uid).values(values | {"transaction_uid": transaction_uid}))
         told = (reader or "") if who is None else who
-        self._history.note(connection, study_instance_uid, _EVENTS[status], who=told)
+        self._history.note(connection, uid, _EVENTS[status], who=told)
+        if status is Status.UNREAD and row["status"] == Status.READING:
+            replace(self._store, connection, row, StepState.CANCELED)
 
 
 def _of(study_instance_uid: str) -> Update:

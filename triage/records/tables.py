@@ -221,3 +221,42 @@ opinions = Table(
     Column("policy_version", String(64), nullable=False),
     Column("at", UtcDateTime, nullable=False),
 )
+
+# Workitems that have ended, and those whose performer has said something of them. Without a state: still the study's.
+workitems = Table(
+    "workitems",
+    metadata,
+    Column("workitem_uid", String(64), primary_key=True),
+    Column("study_instance_uid", ForeignKey("studies.study_instance_uid"), nullable=False, index=True),
+    Column("state", String(16)),
+    Column("reader", String(64)),
+    Column("transaction_uid", String(64)),
+    Column("ended_at", UtcDateTime),
+    # The last event of the study that happened to this workitem.
+    Column("last_event_id", BigInteger),
+    # A data set in the DICOM JSON model.
+    Column("progress", String, nullable=False, server_default=""),
+)
+
+# Who wants to be told of changes, up to which event and instance it has been, and who is telling it just now.
+subscribers = Table(
+    "subscribers",
+    metadata,
+    Column("ae_title", String(16), primary_key=True),
+    Column("event_id", BigInteger, nullable=False),
+    Column("instance_id", BigInteger, nullable=False),
+    Column("lease_until", UtcDateTime),
+)
+
+# Of one workitem, or of all under the UID that the standard has for it. Excluded: of all but this one.
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("ae_title", ForeignKey("subscribers.ae_title"), primary_key=True),
+    Column("workitem_uid", String(64), primary_key=True),
+    Column("excluded", Boolean, nullable=False),
+    # Of workitems that come later nothing is told.
+    Column("suspended_at", UtcDateTime),
+    # Whether the state has been told that it found when it began.
+    Column("told", Boolean, nullable=False),
+)

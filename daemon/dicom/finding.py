@@ -1,0 +1,136 @@
+"""Which workitems a query is about (PS3.4 CC.2.8, PS3.18 11.9): at a bounded cost, a bounded number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydicom import DataElement, Dataset
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+
+from daemon.dicom.matching import matches
+from daemon.dicom.workitem import data_set, plain
+from triage.records.workitems import Workitems
+from triage.workitem import FINAL, StepState, Workitem
+
+# Sequences in sequences that are looked into.
+_DEPTH_MAX = 3
+_NO_KEYS = frozenset({"SpecificCharacterSet", "TimezoneOffsetFromUTC"})
+_ENDED_MAX = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The first that match, in the order of the worklist; ``ignored``: some keys are not known here."""
+
+    items: Sequence[Workitem]
+    films: Mapping[str, Sequence[Mapping[str, str]]] = field(repr=False)
+    is_cut: bool = False
+    ignored: bool = False
+
+    @staticmethod
+    def of_one(item: Workitem, workitems: Workitems) -> Found:
+        return Found(items=[item], films=workitems.films([item.study_instance_uid]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """``most``: responses to one query. ``retrieve_ae``: of the archive, "" for who sent the films."""
+
+    workitems: Workitems
+    most: int
+    retrieve_ae: str = ""
+
+    def find(self, keys: Dataset, most: int | None = None, offset: int = 0) -> Found:
+        """Raise what pydicom raises for keys that cannot be read."""
+        texts, sequences, ignored = _split(keys)
+        wanted = offset + min(most or self.most, self.most)
+        candidates = [item for item in self._candidates(texts) if _fits(plain(item), texts)]
+        if sequences:
+            candidates = self._holding(candidates, sequences)
+        items = candidates[offset:wanted]
+        films = self.workitems.films({item.study_instance_uid for item in items})
+        return Found(items=items, films=films, is_cut=len(candidates) > wanted, ignored=ignored)
+
+    def data_set(self, item: Workitem, found: Found) -> Dataset:
+        return data_set(item, found.films.get(item.study_instance_uid, ()), self.retrieve_ae)
+
+    def _candidates(self, texts: Mapping[str, str]) -> list[Workitem]:
+        """Named ones are looked up; those that have ended are looked through only where their state is asked for."""
+        uids = texts.get("SOPInstanceUID", "*")
+        if uids != "*":
+            return self.workitems.named([uid.strip(" \0") for uid in uids.split("\\")[:_ENDED_MAX]])
+        state = texts.get("ProcedureStepState", "*")
+        items = [] if state in FINAL else self.workitems.open()
+        return items if state in list(StepState) and state not in FINAL else items + self.workitems.ended(_ENDED_MAX)
+
+    def _holding(self, candidates: Sequence[Workitem], sequences: Sequence[DataElement]) -> list[Workitem]:
+        """Their whole data sets have to be made: of the first thousands only, whatever is asked."""
+        some = candidates[: 5 * _ENDED_MAX]
+        films = self.workitems.films({item.study_instance_uid for item in some[: self.most]})
+        found = Found(items=some, films=films)
+        return [item for item in some if all(_holds(self.data_set(item, found), each, 1) for each in sequences)]
+
+
+def _split(keys: Dataset) -> tuple[dict[str, str], list[DataElement], bool]:
+    """Keys with a value: those that a workitem has by itself, sequences; and whether there are others."""
+    texts, sequences, ignored = {}, [], False
+    for tag in list(keys.keys()):
+        keyword = keyword_for_tag(tag)
+        if keyword in _NO_KEYS:
+            continue
+        if keyword not in _KNOWN:  # and is not even decoded
+            ignored = True
+            continue
+        element = keys[tag]
+        if dictionary_VR(tag) != "SQ":
+            texts[keyword] = text(element)
+        elif element.VR == "SQ" and element.value and len(element.value[0]):
+            sequences.append(element)
+    return {keyword: key for keyword, key in texts.items() if key not in {"", "*"}}, sequences, ignored
+
+
+def text(element: DataElement) -> str:
+    """Of a key; several values with backslashes between them, as they came."""
+    value = element.value
+    if value is None:
+        return ""
+    return "\\".join(map(str, value)) if isinstance(value, list | tuple) or element.VM > 1 else str(value)
+
+
+def _fits(values: Mapping[str, str], texts: Mapping[str, str]) -> bool:
+    return all(
+        matches(dictionary_VR(keyword), key, values[keyword]) for keyword, key in texts.items() if keyword in values
+    )
+
+
+def _holds(made: Dataset, key: DataElement, depth: int) -> bool:
+    """Whether any item of the same sequence has all that the key's first item asks for."""
+    held = made.get(key.tag)
+    if held is None or held.VR != "SQ" or depth > _DEPTH_MAX:
+        return True
+    return any(all(_has(item, each, depth) for each in key.value[0]) for item in held.value)
+
+
+def _has(item: Dataset, key: DataElement, depth: int) -> bool:
+    if key.VR == "SQ":
+        return not key.value or not len(key.value[0]) or _holds(item, key, depth + 1)
+    held = item.get(key.tag)
+    return held is None or matches(key.VR, text(key), text(held))
+
+
+def _known() -> frozenset[str]:
+    """Attributes of every workitem, taken from one that is made up."""
+    columns = ("study_description", "modality", "words", "patient_name", "patient_id", "patient_birth_date")
+    study = dict.fromkeys((*columns, "patient_sex", "accession_number"), "")
+    times = dict.fromkeys(("waiting_since", "overdue_at", "status_at"))
+    made = Workitem(
+        workitem_uid="2.25.1",
+        study_instance_uid="2.25.2",
+        state=StepState.SCHEDULED,
+        study={**study, **times, "clinical_priority": 2, "flagged": False},
+    )
+    return frozenset(element.keyword for element in data_set(made, ()))
+
+
+_KNOWN = _known()

@@ -1,0 +1,193 @@
+"""The data set of a workitem (PS3.4 table CC.2.5-3): what the worklist knows, and every attribute that must be there.
+
+Scheduled Procedure Step Priority has three values only: HIGH for STAT orders and for whatever is flagged or overdue,
+MEDIUM for urgent orders, LOW for the rest. The exact place is in the Worklist Label, and in the order of the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from pydicom import DataElement, Dataset, config
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.sequence import Sequence as Items
+
+from triage.records.subscriptions import Notice
+from triage.study import ClinicalPriority
+from triage.workitem import StepState, Workitem
+
+UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
+CHARACTER_SET = "ISO_IR 192"
+# What performers may say of their work; the rest is ours to say.
+PROGRESS = ("ProcedureStepProgressInformationSequence", "UnifiedProcedureStepPerformedProcedureSequence")
+PROGRESS_CHARACTERS_MAX = 64 * 1024
+_INTERPRETATION = ("110005", "DCM", "Interpretation")
+_TEXT_MAX = {"LO": 64, "SH": 16, "CS": 16, "ST": 1024}
+_DATE = re.compile(r"[0-9]{8}")
+
+# Type 2: present, and empty where the worklist knows nothing of it.
+_EMPTY = (
+    "ScheduledProcessingParametersSequence", "ScheduledStationNameCodeSequence", "ScheduledStationClassCodeSequence",
+    "ScheduledStationGeographicLocationCodeSequence", "ScheduledHumanPerformersSequence", "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence", "OtherPatientIDsSequence", "AdmissionID", "IssuerOfAdmissionIDSequence",
+    "AdmittingDiagnosesDescription", "AdmittingDiagnosesCodeSequence", "MedicalAlerts", "PregnancyStatus",
+    "SpecialNeeds", "ReplacedProcedureStepSequence", *PROGRESS,
+)  # fmt: skip
+_EMPTY_OF_REQUEST = (
+    "IssuerOfAccessionNumberSequence", "PlacerOrderNumberImagingServiceRequest", "OrderPlacerIdentifierSequence",
+    "FillerOrderNumberImagingServiceRequest", "OrderFillerIdentifierSequence", "RequestedProcedureID",
+    "RequestedProcedureCodeSequence", "ReasonForTheRequestedProcedure", "ReasonForRequestedProcedureCodeSequence",
+    "RequestingService", "RequestingPhysician",
+)  # fmt: skip
+
+
+def plain(item: Workitem) -> dict[str, str]:
+    """Attributes without sequences, by keyword: enough for most queries, and made in microseconds."""
+    study = item.study
+    rank = study.get("rank")
+    return {
+        "SOPClassUID": UPS_PUSH,
+        "SOPInstanceUID": item.workitem_uid,
+        "ScheduledProcedureStepPriority": priority(study),
+        "ScheduledProcedureStepModificationDateTime": moment(item.changed_at),
+        "ProcedureStepLabel": study["study_description"] or study["modality"] or "film",
+        "WorklistLabel": f"READING {rank:06d}" if rank else "READING",
+        "ScheduledProcedureStepStartDateTime": moment(study["waiting_since"]),
+        "ExpectedCompletionDateTime": moment(study["overdue_at"]),
+        "CommentsOnTheScheduledProcedureStep": study.get("why") or study["words"],
+        "InputReadinessState": "READY",
+        "StudyInstanceUID": item.study_instance_uid,
+        "PatientName": study["patient_name"],
+        "PatientID": study["patient_id"],
+        "PatientBirthDate": study["patient_birth_date"] if _DATE.fullmatch(study["patient_birth_date"]) else "",
+        "PatientSex": study["patient_sex"],
+        "ProcedureStepState": item.state,
+    }
+
+
+def priority(study: Mapping[str, Any]) -> str:
+    """HIGH, MEDIUM or LOW."""
+    if study["clinical_priority"] == ClinicalPriority.STAT or study["flagged"] or study.get("overdue"):
+        return "HIGH"
+    return "MEDIUM" if study["clinical_priority"] == ClinicalPriority.URGENT else "LOW"
+
+
+def moment(at: datetime | None) -> str:
+    """DT in UTC, "" for none."""
+    return f"{at:%Y%m%d%H%M%S}.{at.microsecond:06d}+0000" if at else ""
+
+
+def data_set(item: Workitem, films: Sequence[Mapping[str, str]], retrieve_ae: str = "") -> Dataset:
+    """All of it. ``films``: what is read; ``retrieve_ae``: of the archive, "" for who sent each film."""
+    made = Dataset()
+    for keyword in _EMPTY:
+        put(made, keyword, "")
+    for keyword, value in {"SpecificCharacterSet": CHARACTER_SET, **plain(item)}.items():
+        put(made, keyword, value)
+    put(made, "ScheduledWorkitemCodeSequence", [_code(*_INTERPRETATION)])
+    put(made, "InputInformationSequence", _inputs(films, retrieve_ae))
+    put(made, "ReferencedRequestSequence", [_request(item)])
+    for keyword, items in _said(item).items():
+        put(made, keyword, items)
+    if item.state is StepState.COMPLETED and not made.UnifiedProcedureStepPerformedProcedureSequence:
+        put(made, "UnifiedProcedureStepPerformedProcedureSequence", [_performed(item)])
+    return made
+
+
+def state_report(notice: Notice) -> Dataset:
+    """Event Information of a UPS State Report (PS3.4 table CC.2.4-1)."""
+    made = Dataset()
+    put(made, "InputReadinessState", "READY")
+    put(made, "ProcedureStepState", notice.state)
+    return made
+
+
+def put(made: Dataset, keyword: str, value: str | list[Dataset]) -> None:
+    """What was received is passed on as it is: nothing is checked, only cut to what the representation holds."""
+    tag = tag_for_keyword(keyword) or 0
+    vr = dictionary_VR(tag)
+    if vr == "SQ":
+        made[tag] = DataElement(tag, vr, Items([] if isinstance(value, str) else value))
+        return
+    made[tag] = DataElement(tag, vr, str(value)[: _TEXT_MAX.get(vr)] or None, validation_mode=config.IGNORE)
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    made = Dataset()
+    for keyword, text in (("CodeValue", value), ("CodingSchemeDesignator", scheme), ("CodeMeaning", meaning)):
+        put(made, keyword, text)
+    return made
+
+
+def _request(item: Workitem) -> Dataset:
+    made = Dataset()
+    for keyword in _EMPTY_OF_REQUEST:
+        put(made, keyword, "")
+    put(made, "StudyInstanceUID", item.study_instance_uid)
+    put(made, "AccessionNumber", item.study["accession_number"])
+    put(made, "RequestedProcedureDescription", item.study["study_description"])
+    return made
+
+
+def _inputs(films: Iterable[Mapping[str, str]], retrieve_ae: str) -> list[Dataset]:
+    """An item for each series and archive (PS3.3 table 10-3b)."""
+
+    def place(film: Mapping[str, str]) -> tuple[str, str, str]:
+        return film["study_instance_uid"], film["series_instance_uid"], retrieve_ae or film["calling_ae"]
+
+    return [_input(*where, list(own)) for where, own in groupby(sorted(films, key=place), key=place)]
+
+
+def _input(study_instance_uid: str, series_instance_uid: str, ae_title: str, films: list[Mapping[str, str]]) -> Dataset:
+    made, archive = Dataset(), Dataset()
+    put(made, "TypeOfInstances", "DICOM")
+    put(made, "StudyInstanceUID", study_instance_uid)
+    put(made, "SeriesInstanceUID", series_instance_uid)
+    put(made, "ReferencedSOPSequence", [_reference(film) for film in films])
+    put(archive, "RetrieveAETitle", ae_title)
+    put(made, "DICOMRetrievalSequence", [archive])
+    return made
+
+
+def _reference(film: Mapping[str, str]) -> Dataset:
+    made = Dataset()
+    put(made, "ReferencedSOPClassUID", film["sop_class_uid"])
+    put(made, "ReferencedSOPInstanceUID", film["sop_instance_uid"])
+    return made
+
+
+def _performed(item: Workitem) -> Dataset:
+    """The final state's requirements, where the performer has said nothing: who read it, and when."""
+    made, reader = Dataset(), Dataset()
+    put(reader, "HumanPerformerName", item.reader)
+    put(made, "ActualHumanPerformersSequence", [reader] if item.reader else [])
+    put(made, "PerformedStationNameCodeSequence", [])
+    put(made, "PerformedWorkitemCodeSequence", [_code(*_INTERPRETATION)])
+    put(made, "PerformedProcedureStepStartDateTime", moment(item.study["status_at"]))
+    put(made, "PerformedProcedureStepEndDateTime", moment(item.changed_at))
+    put(made, "OutputInformationSequence", [])
+    return made
+
+
+# -- what performers say -------------------------------------------------------------------------------------------
+
+
+def _said(item: Workitem) -> dict[str, list[Dataset]]:
+    if not item.progress:
+        return {}
+    said = Dataset.from_json(item.progress)
+    return {keyword: list(said[keyword].value) for keyword in PROGRESS if keyword in said}
+
+
+def progress(asked: Dataset, before: str) -> str:
+    """What there was before and what is said now, as JSON; of what is ours to say nothing."""
+    said = Dataset.from_json(before) if before else Dataset()
+    for keyword in PROGRESS:
+        if keyword in asked:
+            said[keyword] = asked[keyword]
+    return json.dumps(said.to_json_dict(), separators=(",", ":"))

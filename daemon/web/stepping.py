@@ -1,0 +1,224 @@
+"""UPS-RS under /dicom-web (PS3.18 section 11): the worklist's workitems over HTTP, in the DICOM JSON model.
+
+Workitems are made by films that arrive: none is created here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Request, WebSocket
+from fastapi.responses import JSONResponse, Response
+from pydicom import Dataset
+
+from daemon.dicom.finding import Finding, Found
+from daemon.dicom.workitem import PROGRESS_CHARACTERS_MAX, progress
+from daemon.web.asking import asked
+from daemon.web.channel import Channels
+from daemon.web.schemas import PROBLEM_TYPE, READER_MAX
+from triage.records.subscriptions import ALL_WORKITEMS, Subscriptions
+from triage.records.workitems import Workitems
+from triage.workitem import StepState, Verdict, Workitem, cancel_verdict
+
+PREFIX = "/dicom-web"
+DICOM_JSON = "application/dicom+json"
+_ACCEPTED = (DICOM_JSON, "application/json", "application/*", "*/*")
+_READ = (DICOM_JSON, "application/json")
+
+Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
+AeTitle = Annotated[str, Path(pattern=r"^[!-\[\]-~]{1,16}$")]
+
+# PS3.18 tables 11.6.3-1, 11.7.3-1, 11.8.3-1: status, and what the Warning header says.
+_INCONSISTENT = "The submitted request is inconsistent with the current state of the UPS Instance."
+_ANSWERS: dict[Verdict, tuple[int, str]] = {
+    Verdict.DONE: (200, ""),
+    Verdict.ALREADY_CANCELED: (200, "The UPS is already in the requested state of CANCELED."),
+    Verdict.ALREADY_COMPLETED: (200, "The UPS is already in the requested state of COMPLETED."),
+    Verdict.ENDED: (409, _INCONSISTENT),
+    Verdict.WRONG_TRANSACTION: (409, "The Transaction UID is incorrect."),
+    Verdict.ALREADY_IN_PROGRESS: (409, _INCONSISTENT),
+    Verdict.NEVER_SCHEDULED_AGAIN: (400, "A workitem never becomes SCHEDULED again."),
+    Verdict.NOT_FINISHED: (409, "New images have come: update the progress, then complete."),
+    Verdict.NOT_HELD: (404, ""),
+    Verdict.NOT_IN_PROGRESS: (409, _INCONSISTENT),
+    Verdict.COMPLETED_BEFORE_CANCEL: (409, "The UPS is already COMPLETED."),
+    Verdict.KEEPS_ON: (409, "The study has to be read: the workitem is not canceled."),
+}
+
+
+class StepError(Exception):
+    """A refusal: its status, and what the Warning header says."""
+
+    def __init__(self, status: int, words: str = "") -> None:
+        super().__init__(words)
+        self.status, self.words = status, words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """The one data set that came with a request."""
+
+    data_set: Dataset = field(repr=False)
+
+    def text(self, keyword: str) -> str:
+        return str(self.data_set.get(keyword, "") or "").strip()
+
+
+async def _body(request: Request) -> Body:
+    """Raise StepError 415 for another media type, 400 for what is no data set."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in _READ:
+        raise StepError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+    try:
+        said = json.loads(await request.body())
+        (one,) = said if isinstance(said, list) else [said]
+        return Body(data_set=Dataset.from_json(one))
+    except Exception:  # noqa: BLE001 - whatever was sent, pydicom may stumble over it in its own way
+        raise StepError(HTTPStatus.BAD_REQUEST, "The body is no data set in the DICOM JSON model.") from None
+
+
+def _acceptable(request: Request) -> None:
+    """Raise StepError 406."""
+    accepted = request.headers.get("accept", "*/*").split(",")
+    if not any(kind.partition(";")[0].strip().lower() in _ACCEPTED for kind in accepted):
+        raise StepError(HTTPStatus.NOT_ACCEPTABLE)
+
+
+def failed(request: Request, error: Exception) -> Response:
+    del request
+    status, words = (error.status, error.words) if isinstance(error, StepError) else (500, "")
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": words}
+    answer = JSONResponse(problem, status, media_type=PROBLEM_TYPE)
+    return _warned(answer, words)
+
+
+def _warned(answer: Response, words: str) -> Response:
+    if words:
+        answer.headers["warning"] = f'299 triage: "{words}"'
+    return answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The service's transactions."""
+
+    workitems: Workitems
+    subscriptions: Subscriptions
+    finding: Finding
+    channels: Channels
+
+    def router(self) -> APIRouter:
+        """The standard describes the routes; OpenAPI does not."""
+        router = APIRouter(prefix=PREFIX, include_in_schema=False)
+        one, subscriber = "/workitems/{uid}", "/workitems/{uid}/subscribers/{ae_title}"
+        router.add_api_route("/workitems", self.search, dependencies=[Depends(_acceptable)])
+        router.add_api_route("/workitems", self.create, methods=["POST"])
+        router.add_api_route(one, self.retrieve, dependencies=[Depends(_acceptable)])
+        router.add_api_route(one, self.update, methods=["POST"])
+        router.add_api_route(f"{one}/state", self.change, methods=["PUT"])
+        router.add_api_route(f"{one}/cancelrequest", self.cancel, methods=["POST"])
+        router.add_api_route(f"{subscriber}/suspend", self.suspend, methods=["POST"])
+        router.add_api_route(subscriber, self.subscribe, methods=["POST"])
+        router.add_api_route(subscriber, self.unsubscribe, methods=["DELETE"])
+        router.add_api_websocket_route("/subscribers/{ae_title}", self.open)
+        return router
+
+    def search(self, request: Request) -> Response:
+        """204 where nothing matches. What was not told, or not understood, is said in Warning headers."""
+        try:
+            query = asked(request.query_params.multi_items())
+        except ValueError as error:
+            raise StepError(HTTPStatus.BAD_REQUEST, str(error)) from None
+        found = self.finding.find(query.keys, query.limit, query.offset)
+        if not found.items:
+            return _warned(Response(status_code=HTTPStatus.NO_CONTENT), _left(found, query.ignored))
+        return _warned(_shown([self._data_set(item, found) for item in found.items]), _left(found, query.ignored))
+
+    def create(self) -> Response:
+        raise StepError(HTTPStatus.METHOD_NOT_ALLOWED, "Workitems are made by films that arrive: none is created here.")
+
+    def retrieve(self, uid: Uid) -> Response:
+        item = self._held(uid)
+        return _shown([self._data_set(item, Found.of_one(item, self.workitems))])
+
+    def update(self, request: Request, uid: Uid, body: Annotated[Body, Depends(_body)]) -> Response:
+        """By the performer, of its progress. The Transaction UID stands in the query, by itself or named."""
+        named = request.query_params.get("transaction-uid") or request.query_params.get("transaction")
+        transaction_uid = named or request.url.query.strip() or body.text("TransactionUID")
+        said = progress(body.data_set, self._held(uid).progress)
+        if len(said) > PROGRESS_CHARACTERS_MAX:
+            raise StepError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return _answer(self.workitems.update(uid, transaction_uid, said))
+
+    def change(self, request: Request, uid: Uid, body: Annotated[Body, Depends(_body)]) -> Response:
+        state, transaction_uid = body.text("ProcedureStepState"), body.text("TransactionUID")
+        if state not in list(StepState):
+            raise StepError(HTTPStatus.BAD_REQUEST, "There is no such Procedure Step State.")
+        if not transaction_uid:
+            self._held(uid)
+            raise StepError(HTTPStatus.BAD_REQUEST, "The Transaction UID is missing.")
+        return _answer(self.workitems.change(uid, state, transaction_uid, _who(request)))
+
+    def cancel(self, uid: Uid) -> Response:
+        return _answer(cancel_verdict(self._held(uid).state))
+
+    def subscribe(self, request: Request, uid: Uid, ae_title: AeTitle) -> Response:
+        """A deletion lock is never granted: a workitem that has ended stays as long as its study does."""
+        if uid != ALL_WORKITEMS:
+            self._held(uid)
+        self.subscriptions.subscribe(ae_title, uid)
+        scheme = "wss" if request.url.scheme == "https" else "ws"
+        where = f"{scheme}://{request.headers.get('host', '')}{PREFIX}/subscribers/{ae_title}"
+        answer = Response(status_code=HTTPStatus.CREATED, headers={"content-location": where})
+        wants_lock = request.query_params.get("deletionlock", "false").lower() == "true"
+        return _warned(answer, "The deletion lock is not granted." if wants_lock else "")
+
+    def unsubscribe(self, uid: Uid, ae_title: AeTitle) -> Response:
+        self.subscriptions.unsubscribe(ae_title, uid)
+        return Response()
+
+    def suspend(self, uid: Uid, ae_title: AeTitle) -> Response:
+        if uid != ALL_WORKITEMS:
+            raise StepError(HTTPStatus.NOT_FOUND)
+        self.subscriptions.suspend(ae_title)
+        return Response()
+
+    async def open(self, websocket: WebSocket, ae_title: AeTitle) -> None:
+        await self.channels.serve(websocket, ae_title)
+
+    def _held(self, uid: str) -> Workitem:
+        """Raise StepError 404."""
+        item = self.workitems.get(uid)
+        if item is None:
+            raise StepError(HTTPStatus.NOT_FOUND)
+        return item
+
+    def _data_set(self, item: Workitem, found: Found) -> Mapping[str, Any]:
+        return self.finding.data_set(item, found).to_json_dict()
+
+
+def _who(request: Request) -> str:
+    """Who has signed in, where anybody has to; else the program, by its address."""
+    user = getattr(request.state, "user", None)
+    return str(user.name if user else f"UPS-RS {request.client.host if request.client else ''}")[:READER_MAX]
+
+
+def _left(found: Found, ignored: bool) -> str:  # noqa: FBT001 - said by its name
+    if found.is_cut:
+        return "There are additional results that can be requested."
+    return "Some attributes were not understood and have been ignored." if found.ignored or ignored else ""
+
+
+def _answer(found: Verdict) -> Response:
+    status, words = _ANSWERS[found]
+    if found.is_refusal:
+        raise StepError(status, words)
+    return _warned(Response(status_code=status), words)
+
+
+def _shown(data_sets: list[Mapping[str, Any]]) -> Response:
+    return JSONResponse(data_sets, media_type=DICOM_JSON)

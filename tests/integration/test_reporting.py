@@ -1,0 +1,123 @@
+"""State Reports to subscribers over DICOM: a pynetdicom peer that listens for them, away at times."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from listening import wait_for
+from sqlalchemy import Engine
+from stepping import ALL, Ward, ward
+
+from daemon.dicom.reporting import Reporter
+from making import received
+from triage.records.store import Store, open_engine
+from triage.records.subscriptions import Subscriptions
+from triage.study import workitem_uid
+from watching import Watcher
+
+ONE, TWO = (workitem_uid(f"1.2.{number}", 0) for number in (1, 2))
+T1 = "1.2.3.4.1"
+
+
+@pytest.fixture
+def site(engine: Engine, tmp_path: Path) -> Iterator[Ward]:
+    with ward(engine, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def reporting(subscriptions: Subscriptions, watcher: Watcher) -> Iterator[None]:
+    reporter = Reporter(
+        subscriptions=subscriptions, ae_title="TRIAGE", addresses={"WATCHER": ("127.0.0.1", watcher.port)}
+    )
+    reporter.start()
+    try:
+        yield
+    finally:
+        reporter.stop()
+
+
+def test_a_watcher_is_told_what_there_is_and_what_happens(site: Ward) -> None:
+    watcher = Watcher()
+    with site.peer() as peer, watcher.listening(), reporting(site.subscriptions, watcher):
+        assert peer.watch(3, ALL, ReceivingAE="WATCHER", DeletionLock="FALSE") == 0
+        assert wait_for(lambda: len(watcher.told) == 4, 20)
+        assert set(watcher.told) == {(workitem_uid(f"1.2.{n}", 0), "SCHEDULED") for n in (1, 2, 3, 4)}
+        peer.change(ONE, "IN PROGRESS", T1)
+        peer.change(ONE, "CANCELED", T1)
+        (new,) = peer.uids(StudyInstanceUID="1.2.1", ProcedureStepState="SCHEDULED")
+        assert wait_for(lambda: (new, "SCHEDULED") in watcher.told, 20)
+        assert watcher.told[4:] == [(ONE, "IN PROGRESS"), (ONE, "CANCELED"), (new, "SCHEDULED")]
+        assert peer.watch(4, ALL, ReceivingAE="WATCHER") == 0
+        site.reading.start_reading("1.2.2", "Dr Adler")
+        assert not wait_for(lambda: len(watcher.told) > 7, 2)
+
+
+def test_who_was_away_or_could_not_take_it_is_told_later_and_nothing_is_lost(site: Ward) -> None:
+    watcher = Watcher()
+    site.subscriptions.subscribe("WATCHER", ONE)
+    with reporting(site.subscriptions, watcher):
+        site.reading.start_reading("1.2.1", "Dr Adler")
+        watcher.status = 0x0110
+        with watcher.listening():
+            site.reading.start_reading("1.2.2", "Dr Adler")
+            site.reading.close("1.2.1", "Dr Adler")
+            threading.Event().wait(2)
+            assert watcher.told == []
+            watcher.status = 0
+            assert wait_for(lambda: (ONE, "COMPLETED") in watcher.told, 30)
+    assert watcher.told[-2:] == [(ONE, "IN PROGRESS"), (ONE, "COMPLETED")]
+    assert {uid for uid, _ in watcher.told} == {ONE}
+
+
+def test_one_host_at_a_time_tells_a_subscriber(site: Ward) -> None:
+    site.subscriptions.subscribe("WATCHER", ALL)
+    assert site.subscriptions.take_turn("WATCHER", 30)
+    assert not site.subscriptions.take_turn("WATCHER", 30)
+    site.subscriptions.end_turn("WATCHER")
+    assert site.subscriptions.take_turn("WATCHER", 0.0)
+    assert site.subscriptions.take_turn("WATCHER", 30)
+
+
+_TELLING = """
+import sys, time
+from daemon.dicom.reporting import Reporter
+from triage.records.store import Store, open_engine
+from triage.records.subscriptions import Subscriptions
+
+url, port = sys.argv[1:]
+subscriptions = Subscriptions(Store(open_engine(url)))
+subscriptions.subscribe("WATCHER", "1.2.840.10008.5.1.4.34.5")
+Reporter(subscriptions=subscriptions, ae_title="TRIAGE", addresses={"WATCHER": ("127.0.0.1", int(port))}).start()
+print("subscribed", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_that_is_killed_loses_no_subscription(database_url: str, engine: Engine, tmp_path: Path) -> None:
+    watcher = Watcher()
+    with ward(engine, tmp_path) as site:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _TELLING, database_url, str(watcher.port)], stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "subscribed\n"
+            os.kill(process.pid, signal.SIGKILL)
+        site.reading.start_reading("1.2.1", "Dr Adler")
+        site.intake.receive(received(9))
+        again = Subscriptions(Store(open_engine(database_url)))
+        again.end_turn("WATCHER")  # else its turn runs out by itself
+        with watcher.listening(), reporting(again, watcher):
+            assert wait_for(lambda: (workitem_uid("1.2.9", 0), "SCHEDULED") in watcher.told, 30)
+        assert (ONE, "IN PROGRESS") in watcher.told
+        assert (TWO, "SCHEDULED") in watcher.told
+        again._store.engine.dispose()

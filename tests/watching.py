@@ -1,0 +1,42 @@
+"""A subscriber of workitems: a pynetdicom peer that hears State Reports."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+
+EVENT = "1.2.840.10008.5.1.4.34.6.4"
+BOTH = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+
+
+class Watcher:
+    """What a subscriber has been told: workitem and state, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.status = 0
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        ae = AE("WATCHER")
+        ae.add_supported_context(EVENT, BOTH, scu_role=True, scp_role=True)
+        handlers = [(evt.EVT_N_EVENT_REPORT, self._hear)]
+        server: Any = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        try:
+            yield
+        finally:
+            server.shutdown()
+
+    def _hear(self, event: Any) -> tuple[int, None]:
+        if not self.status:
+            information = event.event_information
+            self.told.append((str(event.request.AffectedSOPInstanceUID), str(information.ProcedureStepState)))
+        return self.status, None

@@ -1,0 +1,225 @@
+"""Who is told of which workitems, and up to where it has been: kept here, so that no restart loses any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, insert, or_, select, update
+
+from triage.records.history import History
+from triage.records.store import Store
+from triage.records.tables import events, instances, studies, subscribers, subscriptions, workitems
+from triage.study import EventKind, Status
+from triage.workitem import STATES, STATES_AFTER, StepState
+
+# The UID that stands for all workitems (PS3.4 CC.2.3.1).
+ALL_WORKITEMS = "1.2.840.10008.5.1.4.34.5"
+_BATCH = 200
+# On PostgreSQL a number may be committed after a larger one. No transaction of ours is open for so long.
+_SETTLING_SECONDS = {"sqlite": 0.0, "postgresql": 1.0}
+_SILENT = (EventKind.OPINION, EventKind.OPENED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """A UPS State Report."""
+
+    workitem_uid: str
+    state: StepState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a subscriber is to be told next, and where it then stands."""
+
+    notices: Sequence[Notice]
+    event_id: int
+    instance_id: int
+    is_last: bool
+
+
+class Subscriptions:
+    """Every method is one transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._history = History(store)
+
+    def subscribe(self, ae_title: str, workitem_uid: str) -> None:
+        """To one workitem, or to all: then nothing said before about single ones holds any longer."""
+        latest = self._history.latest()
+        with self._store.writing() as connection:
+            new = {"ae_title": ae_title, "event_id": latest[0], "instance_id": latest[1]}
+            connection.execute(self._store.insert_if_absent(subscribers).values(new))
+            self._forget(connection, ae_title, None if workitem_uid == ALL_WORKITEMS else workitem_uid)
+            row = {"ae_title": ae_title, "workitem_uid": workitem_uid, "excluded": False, "told": False}
+            connection.execute(insert(subscriptions).values(row))
+
+    def unsubscribe(self, ae_title: str, workitem_uid: str) -> None:
+        with self._store.writing() as connection:
+            self._forget(connection, ae_title, None if workitem_uid == ALL_WORKITEMS else workitem_uid)
+            if self._to_all(connection, ae_title):
+                row = {"ae_title": ae_title, "workitem_uid": workitem_uid, "excluded": True, "told": True}
+                connection.execute(insert(subscriptions).values(row))
+
+    def suspend(self, ae_title: str) -> None:
+        """Workitems that come from now on are not subscribed to; those that are there stay so."""
+        same = (subscriptions.c.ae_title == ae_title) & (subscriptions.c.workitem_uid == ALL_WORKITEMS)
+        with self._store.writing() as connection:
+            connection.execute(update(subscriptions).where(same).values(suspended_at=self._store.now()))
+
+    def _forget(self, connection: Connection, ae_title: str, workitem_uid: str | None) -> None:
+        """Its subscription to one workitem, or all of them."""
+        mine = subscriptions.c.ae_title == ae_title
+        only = mine if workitem_uid is None else mine & (subscriptions.c.workitem_uid == workitem_uid)
+        connection.execute(delete(subscriptions).where(only))
+
+    def _to_all(self, connection: Connection, ae_title: str) -> bool:
+        same = (subscriptions.c.ae_title == ae_title) & (subscriptions.c.workitem_uid == ALL_WORKITEMS)
+        return connection.execute(select(subscriptions.c.told).where(same)).first() is not None
+
+    # -- telling ---------------------------------------------------------------------------------------------------
+
+    def subscribed(self) -> list[str]:
+        """Application entities that have any subscription."""
+        with self._store.reading() as connection:
+            return list(connection.execute(select(subscriptions.c.ae_title).distinct()).scalars())
+
+    def take_turn(self, ae_title: str, seconds: float) -> bool:
+        """Whether it is the caller's to tell this subscriber for so long; others then leave it alone."""
+        free = or_(subscribers.c.lease_until.is_(None), subscribers.c.lease_until <= self._store.now())
+        take = update(subscribers).where((subscribers.c.ae_title == ae_title) & free)
+        with self._store.writing() as connection:
+            return connection.execute(take.values(lease_until=self._store.after(seconds))).rowcount > 0
+
+    def end_turn(self, ae_title: str) -> None:
+        with self._store.writing() as connection:
+            mine = update(subscribers).where(subscribers.c.ae_title == ae_title)
+            connection.execute(mine.values(lease_until=None))
+
+    def told(self, ae_title: str, batch: Batch) -> None:
+        """All of the batch has arrived."""
+        where = {"event_id": batch.event_id, "instance_id": batch.instance_id}
+        with self._store.writing() as connection:
+            connection.execute(update(subscribers).where(subscribers.c.ae_title == ae_title).values(where))
+            mine = update(subscriptions).where(subscriptions.c.ae_title == ae_title)
+            connection.execute(mine.values(told=True))
+
+    def due(self, ae_title: str) -> Batch | None:
+        """None if there is nothing."""
+        with self._store.reading() as connection:
+            at = connection.execute(select(subscribers).where(subscribers.c.ae_title == ae_title)).mappings().first()
+            if at is None:
+                return None
+            wishes = _Wishes.of(connection, ae_title)
+            happened = self._since(connection, events, at["event_id"])
+            came = self._since(connection, instances, at["instance_id"])
+            notices = [*_first_states(connection, wishes), *_states(connection, wishes, happened, came)]
+        if not notices and not happened and not came:
+            return None
+        return Batch(
+            notices=list(dict.fromkeys(reversed(notices)))[::-1],  # the last word of each stays last
+            event_id=max((row["event_id"] for row in happened), default=at["event_id"]),
+            instance_id=max((row["instance_id"] for row in came), default=at["instance_id"]),
+            is_last=len(happened) < _BATCH and len(came) < _BATCH,
+        )
+
+    def _since(self, connection: Connection, table: Any, number: int) -> Sequence[RowMapping]:  # noqa: ANN401 - a Table
+        key = table.c.event_id if table is events else table.c.instance_id
+        settled = (table.c.at if table is events else table.c.received_at) <= self._store.after(-self._pause)
+        later = select(table).where(key > number).order_by(key).limit(_BATCH)
+        return connection.execute(later.where(settled) if self._pause else later).mappings().all()
+
+    @property
+    def _pause(self) -> float:
+        return _SETTLING_SECONDS[self._store.backend]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wishes:
+    """What one subscriber wants to hear of. ``until``: only of workitems from before then."""
+
+    named: frozenset[str]
+    excluded: frozenset[str]
+    all: bool
+    until: datetime | None
+    untold: frozenset[str]
+
+    @staticmethod
+    def of(connection: Connection, ae_title: str) -> _Wishes:
+        mine = select(subscriptions).where(subscriptions.c.ae_title == ae_title)
+        rows = connection.execute(mine).mappings().all()
+        everything = next((row for row in rows if row["workitem_uid"] == ALL_WORKITEMS), None)
+        return _Wishes(
+            named=frozenset(row["workitem_uid"] for row in rows if not row["excluded"]) - {ALL_WORKITEMS},
+            excluded=frozenset(row["workitem_uid"] for row in rows if row["excluded"]),
+            all=everything is not None,
+            until=everything["suspended_at"] if everything else None,
+            untold=frozenset(row["workitem_uid"] for row in rows if not row["told"]),
+        )
+
+    def include(self, workitem_uid: str, since: datetime) -> bool:
+        if workitem_uid in self.named:
+            return True
+        return self.all and workitem_uid not in self.excluded and (self.until is None or since <= self.until)
+
+
+def _first_states(connection: Connection, wishes: _Wishes) -> Iterator[Notice]:
+    """What a subscription finds when it begins (PS3.4 CC.2.3.3)."""
+    if not wishes.untold:
+        return
+    query = select(studies.c.workitem_uid, studies.c.status)
+    named = studies.c.workitem_uid.in_(wishes.untold)
+    wanted = or_(named, studies.c.status != Status.READ) if ALL_WORKITEMS in wishes.untold else named
+    for uid, status in connection.execute(query.where(wanted)):
+        yield Notice(workitem_uid=uid, state=STATES[Status(status)])
+
+
+def _states(
+    connection: Connection, wishes: _Wishes, happened: Sequence[RowMapping], came: Sequence[RowMapping]
+) -> Iterator[Notice]:
+    uids = {row["study_instance_uid"] for row in (*happened, *came)}
+    now = {
+        row["study_instance_uid"]: row
+        for row in connection.execute(select(studies).where(studies.c.study_instance_uid.in_(uids))).mappings()
+    }
+    past = _past(connection, uids)
+    for place, row in enumerate(happened):
+        uid = row["study_instance_uid"]
+        is_last_word = not any(
+            later["study_instance_uid"] == uid and later["kind"] in STATES_AFTER for later in happened[place + 1 :]
+        )
+        yield from _of_event(wishes, row, now[uid], past.get(uid, []), is_last_word=is_last_word)
+    for row in came:
+        study = now[row["study_instance_uid"]]
+        if wishes.include(study["workitem_uid"], study["waiting_since"]):
+            yield Notice(workitem_uid=study["workitem_uid"], state=STATES[Status(study["status"])])
+
+
+def _past(connection: Connection, uids: set[str]) -> dict[str, list[RowMapping]]:
+    """Workitems that have ended, by study, in their order."""
+    mine = workitems.c.study_instance_uid.in_(uids) & workitems.c.state.is_not(None)
+    found: dict[str, list[RowMapping]] = {}
+    for row in connection.execute(select(workitems).where(mine).order_by(workitems.c.last_event_id)).mappings():
+        found.setdefault(row["study_instance_uid"], []).append(row)
+    return found
+
+
+def _of_event(
+    wishes: _Wishes, event: RowMapping, study: RowMapping, past: Sequence[RowMapping], *, is_last_word: bool
+) -> Iterator[Notice]:
+    """``is_last_word``: no later event tells the study's state, so that it is the one that it has now."""
+    kind = EventKind(event["kind"])
+    former = next((row["workitem_uid"] for row in past if row["last_event_id"] >= event["event_id"]), None)
+    if former and kind in STATES_AFTER and wishes.include(former, study["received_at"]):
+        yield Notice(workitem_uid=former, state=STATES_AFTER[kind])
+    is_current = (former is None and kind not in _SILENT) or kind is EventKind.RELEASED
+    if not is_current or not wishes.include(study["workitem_uid"], study["waiting_since"]):
+        return
+    if kind in STATES_AFTER and kind is not EventKind.RELEASED:
+        yield Notice(workitem_uid=study["workitem_uid"], state=STATES_AFTER[kind])
+    elif is_last_word:
+        yield Notice(workitem_uid=study["workitem_uid"], state=STATES[Status(study["status"])])

@@ -1,0 +1,181 @@
+"""The reading worklist as workitems: found, claimed and ended under the lock that the page's readers use as well."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, select, text
+
+from triage.records.past import note_progress
+from triage.records.reading import Reading
+from triage.records.store import Store
+from triage.records.tables import instances, studies, workitems
+from triage.study import Status
+from triage.workitem import STATES, StepState, Verdict, Workitem, verdict
+
+# Their order is the worklist's. ``rank`` and ``why`` come from the view, all else of the study from its row.
+_OPEN = """
+SELECT v.rank, v.why, v.overdue, s.study_instance_uid, w.progress
+FROM reading_worklist AS v
+JOIN studies AS s ON s.study_instance_uid = v.study_instance_uid
+LEFT JOIN workitems AS w ON w.workitem_uid = s.workitem_uid
+ORDER BY v.rank
+"""
+
+_PLACE = "SELECT rank, why, overdue FROM reading_worklist WHERE study_instance_uid = :uid"
+
+
+class Workitems:
+    """Every method is one transaction. ``who``: the application entity, user or program that asks."""
+
+    def __init__(self, store: Store, reading: Reading) -> None:
+        self._store = store
+        self._reading = reading
+
+    def open(self) -> list[Workitem]:
+        """SCHEDULED and IN PROGRESS, in the order of the worklist."""
+        with self._store.reading() as connection:
+            places = connection.execute(text(_OPEN)).mappings().all()
+            found = select(studies).where(studies.c.status != Status.READ)
+            rows = {row["study_instance_uid"]: row for row in connection.execute(found).mappings()}
+        return [
+            _current({**rows[place["study_instance_uid"]], **place})
+            for place in places
+            if place["study_instance_uid"] in rows
+        ]
+
+    def ended(self, most: int) -> list[Workitem]:
+        """COMPLETED and CANCELED, the last to end first, at most so many of either kind."""
+        read = select(studies, workitems.c.progress).outerjoin(
+            workitems, workitems.c.workitem_uid == studies.c.workitem_uid
+        )
+        read = read.where(studies.c.status == Status.READ).order_by(studies.c.status_at.desc()).limit(most)
+        past = _past().order_by(workitems.c.ended_at.desc()).limit(most)
+        with self._store.reading() as connection:
+            completed = [_current(row) for row in connection.execute(read).mappings()]
+            return completed + [_ended(row) for row in connection.execute(past).mappings()]
+
+    def named(self, workitem_uids: Collection[str]) -> list[Workitem]:
+        """Those that are held, open ones first."""
+        return [item for item in map(self.get, workitem_uids) if item is not None]
+
+    def get(self, workitem_uid: str) -> Workitem | None:
+        """None if no such workitem is held."""
+        current = select(studies, workitems.c.progress).outerjoin(
+            workitems, workitems.c.workitem_uid == studies.c.workitem_uid
+        )
+        with self._store.reading() as connection:
+            row = connection.execute(current.where(studies.c.workitem_uid == workitem_uid)).mappings().first()
+            if row is None:
+                past = connection.execute(_past().where(workitems.c.workitem_uid == workitem_uid)).mappings().first()
+                return _ended(past) if past else None
+            place = connection.execute(text(_PLACE), {"uid": row["study_instance_uid"]}).mappings().first()
+        return _current({**row, **(place or {})})
+
+    def films(self, study_instance_uids: Collection[str]) -> dict[str, list[dict[str, str]]]:
+        """What a reading is of: series, class, UID and sender of each object that was received, by study."""
+        names = ("study_instance_uid", "series_instance_uid", "sop_class_uid", "sop_instance_uid", "calling_ae")
+        query = select(*(instances.c[name] for name in names)).order_by(instances.c.instance_id)
+        found: dict[str, list[dict[str, str]]] = {uid: [] for uid in study_instance_uids}
+        with self._store.reading() as connection:
+            for row in connection.execute(query.where(instances.c.study_instance_uid.in_(found))).mappings():
+                found[row["study_instance_uid"]].append(dict(row))
+        return found
+
+    def change(self, workitem_uid: str, asked: str, transaction_uid: str, who: str) -> Verdict:
+        """N-ACTION Change State. ``asked``: a `StepState`."""
+        with self._store.writing() as connection:
+            row = self._locked(connection, workitem_uid)
+            if row is None:
+                return self._of_past(connection, workitem_uid, asked, transaction_uid)
+            state = STATES[Status(row["status"])]
+            is_owner = bool(transaction_uid) and transaction_uid == (row["transaction_uid"] or "")
+            is_owner = is_owner or bool(transaction_uid and state is StepState.SCHEDULED)
+            found = verdict(state, asked, is_owner=is_owner)
+            if found is Verdict.DONE:
+                found = self._apply(connection, row, StepState(asked), transaction_uid, who)
+            return found
+
+    def _apply(
+        self, connection: Connection, row: RowMapping, asked: StepState, transaction_uid: str, who: str
+    ) -> Verdict:
+        if asked is StepState.COMPLETED and row["changed_while_reading"]:
+            return Verdict.NOT_FINISHED
+        if asked is StepState.IN_PROGRESS:
+            self._reading.set_status(connection, row, Status.READING, who, transaction_uid=transaction_uid)
+        elif asked is StepState.COMPLETED:
+            self._reading.set_status(
+                connection, row, Status.READ, row["reader"], who=who, transaction_uid=transaction_uid
+            )
+        else:
+            self._reading.set_status(connection, row, Status.UNREAD, None, who=who)
+        return Verdict.DONE
+
+    def update(self, workitem_uid: str, transaction_uid: str, progress: str) -> Verdict:
+        """N-SET by the performer: instead of what it said before. It says that the images that came are seen, too."""
+        with self._store.writing() as connection:
+            row = self._locked(connection, workitem_uid)
+            if row is None:
+                return Verdict.ENDED if self._past_state(connection, workitem_uid) else Verdict.NOT_HELD
+            if row["status"] != Status.READING:
+                return Verdict.ENDED if row["status"] == Status.READ else Verdict.NOT_IN_PROGRESS
+            if not transaction_uid or transaction_uid != row["transaction_uid"]:
+                return Verdict.WRONG_TRANSACTION
+            note_progress(connection, row, progress)
+            if row["changed_while_reading"]:
+                reader, kept = row["reader"], row["transaction_uid"]
+                self._reading.set_status(connection, row, Status.READING, reader, transaction_uid=kept)
+        return Verdict.DONE
+
+    def _locked(self, connection: Connection, workitem_uid: str) -> RowMapping | None:
+        """The study whose current workitem it is."""
+        query = select(studies).where(studies.c.workitem_uid == workitem_uid).with_for_update()
+        return connection.execute(query).mappings().one_or_none()
+
+    def _past_state(self, connection: Connection, workitem_uid: str) -> RowMapping | None:
+        query = select(workitems).where(workitems.c.workitem_uid == workitem_uid, workitems.c.state.is_not(None))
+        return connection.execute(query).mappings().one_or_none()
+
+    def _of_past(self, connection: Connection, workitem_uid: str, asked: str, transaction_uid: str) -> Verdict:
+        row = self._past_state(connection, workitem_uid)
+        if row is None:
+            return Verdict.NOT_HELD
+        is_owner = bool(transaction_uid) and transaction_uid == row["transaction_uid"]
+        return verdict(StepState(row["state"]), asked, is_owner=is_owner)
+
+
+def _past() -> Select[Any]:
+    """A study's columns, and those of a workitem of it that has ended."""
+    own = [workitems.c[name].label(f"past_{name}") for name in _OWN]
+    joined = select(studies, *own).join(studies, studies.c.study_instance_uid == workitems.c.study_instance_uid)
+    return joined.where(workitems.c.state.is_not(None))
+
+
+_OWN = ("workitem_uid", "state", "reader", "transaction_uid", "ended_at", "progress")
+
+
+def _current(row: RowMapping | dict[str, Any]) -> Workitem:
+    return Workitem(
+        workitem_uid=row["workitem_uid"],
+        study_instance_uid=row["study_instance_uid"],
+        state=STATES[Status(row["status"])],
+        reader=row["reader"] or "",
+        transaction_uid=row["transaction_uid"] or "",
+        changed_at=row["status_at"] or row["received_at"],
+        progress=row["progress"] or "",
+        study=dict(row),
+    )
+
+
+def _ended(row: RowMapping) -> Workitem:
+    return Workitem(
+        workitem_uid=row["past_workitem_uid"],
+        study_instance_uid=row["study_instance_uid"],
+        state=StepState(row["past_state"]),
+        reader=row["past_reader"] or "",
+        transaction_uid=row["past_transaction_uid"] or "",
+        changed_at=row["past_ended_at"],
+        progress=row["past_progress"] or "",
+        study=dict(row),
+    )
