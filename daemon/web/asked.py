@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from triage.records.listing import Asked, Sort, View
 from triage.study import Analysis, Status, Tier
@@ -31,7 +31,7 @@ class Filters(BaseModel):
         None, description="Which studies; `open` without it. `read`: the last of them first."
     )
     sort: Annotated[Sort | None, _Empty] = Field(
-        None, description="Which order; `rank`, the worklist's own, without it. Not for the view `read`."
+        None, description="Which order; `rank`, the worklist's own, without it. The view `read` has its own."
     )
     modality: _Text = Field(None, description="Of these only, e.g. CR.")
     status: Annotated[Status | None, _Empty] = Field(None, description="Of these only.")
@@ -47,16 +47,11 @@ class Filters(BaseModel):
         None, description="next_cursor of the page before, with the other parameters as they were."
     )
 
-    @model_validator(mode="after")
-    def _make_sense(self) -> Self:
-        if self.view is View.READ and self.sort is not None:
-            raise ValueError("those that were read have one order")
-        return self
-
     def asked(self, most: int | None = None) -> Asked:
         """``most``: the limit where none is given."""
         kept = self.model_dump(include={"modality", "status", "tier", "analysis", "cursor"})
-        view, sort = self.view or View.OPEN, self.sort or Sort.RANK
+        view = self.view or View.OPEN
+        sort = Sort.RANK if view is View.READ else self.sort or Sort.RANK
         return Asked(view=view, sort=sort, text=self.q, limit=self.limit or most, **kept)
 
     def query(self, **changes: object) -> str:

@@ -75,7 +75,7 @@ def test_pages_of_the_interface_together_are_the_worklist(site: Site) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        *("sort=SECRET", "sort=rank;DROP", "view=SECRET", "status=x", "tier=x", "analysis=x", "view=read&sort=age"),
+        *("sort=SECRET", "sort=rank;DROP", "view=SECRET", "status=x", "tier=x", "analysis=x"),
         *("cursor=SECRET", "cursor=%00", "cursor=ü", "cursor=" + "A" * 300),
         *("q=%00", "q=" + "x" * 65, "modality=%1b"),
     ],
@@ -102,7 +102,7 @@ def test_studies_that_were_read_have_a_view_of_their_own(site: Site) -> None:
     site.client.post(f"/api/studies/{uid}/read", json={"reader": "Dr A"})
     (entry,) = site.client.get("/api/worklist?view=read").json()["entries"]
     assert (entry["study_instance_uid"], entry["status"], entry["reader"], entry["rank"]) == (uid, "read", "Dr A", 0)
-    page = site.client.get("/?view=read").text
+    page = site.client.get("/?view=read&sort=age").text  # as the form sends it where an order was chosen before
     assert f'href="/studies/{uid}"' in page
     assert "read by <bdi>Dr A</bdi>" in page
     assert '<form method="post"' not in page
