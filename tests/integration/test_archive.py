@@ -37,9 +37,8 @@ def held(store: Store) -> Archive:
     intake.receive(received(3, patient_name="Yamada^Tarou=山田^太郎=やまだ^たろう", study_date="20260103"))
     intake.receive(received(4, patient_name="100%[a]\\x", study_date="20260104", accession_number="A%2"))
     intake.receive(received(5, patient_name="", study_date="", modality="DX", patient_id=""))
-    intake.receive(
-        received(6, study=1, modality="SR", series_instance_uid="1.9", patient_id="P1", accession_number="A1")
-    )
+    same = {"patient_name": "Doe^Jane", "patient_id": "P1", "accession_number": "A1", "study_date": "20260101"}
+    intake.receive(received(6, study=1, modality="SR", series_instance_uid="1.9", **same))
     return Archive(store)
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -160,10 +161,14 @@ def role(owner: Engine) -> Iterator[str]:
             connection.execute(text(f"DROP ROLE {name}"))
 
 
-def acting(owner: Engine, role: str) -> Engine:
+@contextmanager
+def acting(owner: Engine, role: str) -> Iterator[Connection]:
     """With the rights of the role, logged in as it."""
     url = owner.url.set(username=role, password=PASSWORD)
-    return open_engine(url.render_as_string(hide_password=False))
+    engine = open_engine(url.render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
 
 
 def refused(connection: Connection, statement: str) -> bool:
@@ -180,8 +185,7 @@ def refused(connection: Connection, statement: str) -> bool:
 def test_the_role_reads_the_view_and_can_neither_read_tables_nor_write(owner: Engine, role: str) -> None:
     fill(owner)
     assert make_viewer(Store(owner), role, PASSWORD)
-    engine = acting(owner, role)
-    with engine.connect() as connection:
+    with acting(owner, role) as connection:
         assert connection.execute(text("SELECT current_user")).scalar_one() == role
         assert len(connection.execute(text("SELECT * FROM reading_worklist ORDER BY rank")).all()) == 3
         connection.rollback()
@@ -197,7 +201,6 @@ def test_the_role_reads_the_view_and_can_neither_read_tables_nor_write(owner: En
         assert refused(connection, "UPDATE reading_worklist SET status = 'read'")
         assert refused(connection, "CREATE TABLE public.mine (a int)")
         assert refused(connection, "DROP VIEW reading_worklist")
-    engine.dispose()
 
 
 def test_making_the_role_again_changes_its_password_alone(owner: Engine, role: str) -> None:
@@ -211,7 +214,7 @@ def test_making_the_role_again_changes_its_password_alone(owner: Engine, role: s
     assert first.startswith("SCRAM-SHA-256$")
     assert again.startswith("SCRAM-SHA-256$")
     assert first != again
-    with acting(owner, role).connect() as connection:
+    with acting(owner, role) as connection:
         assert connection.execute(text("SELECT * FROM reading_worklist")).all() == []
 
 
@@ -253,7 +256,7 @@ def test_an_upgrade_keeps_who_may_read_the_view(postgresql_url: str) -> None:
         schema.create_view(connection)
     make_viewer(Store(engine), role, PASSWORD)
     schema.upgrade(engine)
-    with acting(engine, role).connect() as connection:
+    with acting(engine, role) as connection:
         assert connection.execute(text("SELECT * FROM reading_worklist")).all() == []
     with engine.begin() as connection:
         connection.execute(text(f"DROP OWNED BY {role}"))
@@ -277,5 +280,5 @@ def test_the_command_takes_the_password_from_standard_input_and_shows_it_nowhere
     )
     assert f"role {role} made" in done.stdout
     assert PASSWORD not in done.stdout + done.stderr
-    with acting(owner, role).connect() as connection:
+    with acting(owner, role) as connection:
         assert connection.execute(text("SELECT * FROM reading_worklist")).all() == []
