@@ -9,7 +9,7 @@ from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 
 from daemon.dicom.matching import matches
-from daemon.dicom.workitem import data_set, plain
+from daemon.dicom.workitem import data_set, plain, sequence
 from triage.records.workitems import Workitems
 from triage.workitem import FINAL, StepState, Workitem
 
@@ -17,6 +17,8 @@ from triage.workitem import FINAL, StepState, Workitem
 _DEPTH_MAX = 3
 _NO_KEYS = frozenset({"SpecificCharacterSet", "TimezoneOffsetFromUTC"})
 _ENDED_MAX = 1000
+# Where keys stand in sequences.
+_LOOKED_INTO_MAX = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +48,12 @@ class Finding:
         texts, sequences, ignored = _split(keys)
         wanted = offset + min(most or self.most, self.most)
         candidates = [item for item in self._candidates(texts) if _fits(plain(item), texts)]
-        if sequences:
-            candidates = self._holding(candidates, sequences)
-        items = candidates[offset:wanted]
+        looked_at = candidates[:_LOOKED_INTO_MAX] if sequences else candidates
+        fitting = self._holding(looked_at, sequences) if sequences else candidates
+        items = fitting[offset:wanted]
         films = self.workitems.films({item.study_instance_uid for item in items})
-        return Found(items=items, films=films, is_cut=len(candidates) > wanted, ignored=ignored)
+        is_cut = len(fitting) > wanted or len(candidates) > len(looked_at)
+        return Found(items=items, films=films, is_cut=is_cut, ignored=ignored)
 
     def data_set(self, item: Workitem, found: Found) -> Dataset:
         return data_set(item, found.films.get(item.study_instance_uid, ()), self.retrieve_ae)
@@ -64,12 +67,14 @@ class Finding:
         items = [] if state in FINAL else self.workitems.open()
         return items if state in list(StepState) and state not in FINAL else items + self.workitems.ended(_ENDED_MAX)
 
-    def _holding(self, candidates: Sequence[Workitem], sequences: Sequence[DataElement]) -> list[Workitem]:
-        """Their whole data sets have to be made: of the first thousands only, whatever is asked."""
-        some = candidates[: 5 * _ENDED_MAX]
-        films = self.workitems.films({item.study_instance_uid for item in some[: self.most]})
-        found = Found(items=some, films=films)
-        return [item for item in some if all(_holds(self.data_set(item, found), each, 1) for each in sequences)]
+    def _holding(self, items: Sequence[Workitem], keys: Sequence[DataElement]) -> list[Workitem]:
+        films = self.workitems.films({item.study_instance_uid for item in items})
+
+        def holds(item: Workitem, key: DataElement) -> bool:
+            own = films[item.study_instance_uid]
+            return _any_holds(sequence(item, key.keyword, own, self.retrieve_ae), key, 1)
+
+        return [item for item in items if all(holds(item, key) for key in keys)]
 
 
 def _split(keys: Dataset) -> tuple[dict[str, str], list[DataElement], bool]:
@@ -104,18 +109,16 @@ def _fits(values: Mapping[str, str], texts: Mapping[str, str]) -> bool:
     )
 
 
-def _holds(made: Dataset, key: DataElement, depth: int) -> bool:
-    """Whether any item of the same sequence has all that the key's first item asks for."""
-    held = made.get(key.tag)
-    if held is None or held.VR != "SQ" or depth > _DEPTH_MAX:
-        return True
-    return any(all(_has(item, each, depth) for each in key.value[0]) for item in held.value)
+def _any_holds(items: Sequence[Dataset], key: DataElement, depth: int) -> bool:
+    """Whether any of the items has all that the key's first item asks for."""
+    return depth > _DEPTH_MAX or any(all(_has(item, each, depth) for each in key.value[0]) for item in items)
 
 
 def _has(item: Dataset, key: DataElement, depth: int) -> bool:
-    if key.VR == "SQ":
-        return not key.value or not len(key.value[0]) or _holds(item, key, depth + 1)
     held = item.get(key.tag)
+    if key.VR == "SQ":
+        is_universal = held is None or not key.value or not len(key.value[0])
+        return is_universal or _any_holds(list(held.value), key, depth + 1)
     return held is None or matches(key.VR, text(key), text(held))
 
 

@@ -25,6 +25,7 @@ UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
 CHARACTER_SET = "ISO_IR 192"
 # What performers may say of their work; the rest is ours to say.
 PROGRESS = ("ProcedureStepProgressInformationSequence", "UnifiedProcedureStepPerformedProcedureSequence")
+SEQUENCES = ("ScheduledWorkitemCodeSequence", "InputInformationSequence", "ReferencedRequestSequence", *PROGRESS)
 PROGRESS_CHARACTERS_MAX = 64 * 1024
 _INTERPRETATION = ("110005", "DCM", "Interpretation")
 _TEXT_MAX = {"LO": 64, "SH": 16, "CS": 16, "ST": 1024}
@@ -89,14 +90,23 @@ def data_set(item: Workitem, films: Sequence[Mapping[str, str]], retrieve_ae: st
         put(made, keyword, "")
     for keyword, value in {"SpecificCharacterSet": CHARACTER_SET, **plain(item)}.items():
         put(made, keyword, value)
-    put(made, "ScheduledWorkitemCodeSequence", [_code(*_INTERPRETATION)])
-    put(made, "InputInformationSequence", _inputs(films, retrieve_ae))
-    put(made, "ReferencedRequestSequence", [_request(item)])
-    for keyword, items in _said(item).items():
-        put(made, keyword, items)
-    if item.state is StepState.COMPLETED and not made.UnifiedProcedureStepPerformedProcedureSequence:
-        put(made, "UnifiedProcedureStepPerformedProcedureSequence", [_performed(item)])
+    for keyword in SEQUENCES:
+        put(made, keyword, sequence(item, keyword, films, retrieve_ae))
     return made
+
+
+def sequence(item: Workitem, keyword: str, films: Sequence[Mapping[str, str]], retrieve_ae: str = "") -> list[Dataset]:
+    """Items of one sequence, without all the rest; empty where the worklist has nothing to tell in it."""
+    if keyword == "ScheduledWorkitemCodeSequence":
+        return [_code(*_INTERPRETATION)]
+    if keyword == "InputInformationSequence":
+        return _inputs(films, retrieve_ae)
+    if keyword == "ReferencedRequestSequence":
+        return [_request(item)]
+    said = _said(item).get(keyword, [])
+    if keyword == PROGRESS[1] and item.state is StepState.COMPLETED and not said:
+        return [_performed(item)]
+    return said
 
 
 def state_report(notice: Notice) -> Dataset:

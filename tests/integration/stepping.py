@@ -108,5 +108,6 @@ def ward(engine: Engine, folder: Path, *, most: int = 500) -> Iterator[Ward]:
     workitems, subscriptions = Workitems(store, reading), Subscriptions(store)
     finding = Finding(workitems=workitems, most=most)
     ups = Ups(workitems=workitems, subscriptions=subscriptions, finding=finding, pseudonym=Pseudonym(folder))
-    with listening(handlers=ups.handlers()) as site:
+    patient = {"pdu_seconds": 20, "acse_seconds": 20, "idle_seconds": 60, "dimse_seconds": 60}
+    with listening(handlers=ups.handlers(), **patient) as site:
         yield Ward(store, intake, reading, workitems, subscriptions, finding, site)

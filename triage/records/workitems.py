@@ -47,26 +47,27 @@ class Workitems:
 
     def ended(self, most: int) -> list[Workitem]:
         """COMPLETED and CANCELED, the last to end first, at most so many of either kind."""
-        read = select(studies, workitems.c.progress).outerjoin(
-            workitems, workitems.c.workitem_uid == studies.c.workitem_uid
-        )
-        read = read.where(studies.c.status == Status.READ).order_by(studies.c.status_at.desc()).limit(most)
-        past = _past().order_by(workitems.c.ended_at.desc()).limit(most)
+        read = _held().where(studies.c.status == Status.READ).order_by(studies.c.status_at.desc()).limit(most)
+        return self._found(read, _past().order_by(workitems.c.ended_at.desc()).limit(most))
+
+    def named(self, workitem_uids: Collection[str]) -> list[Workitem]:
+        """Those that are held, open ones first and in their order."""
+        if len(workitem_uids) == 1:
+            return [item for item in map(self.get, workitem_uids) if item is not None]
+        wanted = set(workitem_uids)
+        read = _held().where((studies.c.status == Status.READ) & studies.c.workitem_uid.in_(wanted))
+        past = _past().where(workitems.c.workitem_uid.in_(wanted))
+        return [item for item in self.open() if item.workitem_uid in wanted] + self._found(read, past)
+
+    def _found(self, read: Select[Any], past: Select[Any]) -> list[Workitem]:
         with self._store.reading() as connection:
             completed = [_current(row) for row in connection.execute(read).mappings()]
             return completed + [_ended(row) for row in connection.execute(past).mappings()]
 
-    def named(self, workitem_uids: Collection[str]) -> list[Workitem]:
-        """Those that are held, open ones first."""
-        return [item for item in map(self.get, workitem_uids) if item is not None]
-
     def get(self, workitem_uid: str) -> Workitem | None:
         """None if no such workitem is held."""
-        current = select(studies, workitems.c.progress).outerjoin(
-            workitems, workitems.c.workitem_uid == studies.c.workitem_uid
-        )
         with self._store.reading() as connection:
-            row = connection.execute(current.where(studies.c.workitem_uid == workitem_uid)).mappings().first()
+            row = connection.execute(_held().where(studies.c.workitem_uid == workitem_uid)).mappings().first()
             if row is None:
                 past = connection.execute(_past().where(workitems.c.workitem_uid == workitem_uid)).mappings().first()
                 return _ended(past) if past else None
@@ -143,6 +144,12 @@ class Workitems:
             return Verdict.NOT_HELD
         is_owner = bool(transaction_uid) and transaction_uid == row["transaction_uid"]
         return verdict(StepState(row["state"]), asked, is_owner=is_owner)
+
+
+def _held() -> Select[Any]:
+    """A study's columns, and what was said of its current workitem."""
+    said = workitems.c.workitem_uid == studies.c.workitem_uid
+    return select(studies, workitems.c.progress).outerjoin(workitems, said)
 
 
 def _past() -> Select[Any]:
