@@ -15,18 +15,27 @@ import httpx
 from fastapi import FastAPI
 from sqlalchemy import Engine, text
 
+from daemon.decoder import Decoder
 from daemon.folder import Folder
+from daemon.sandbox import Limits
+from daemon.settings import Settings
+from daemon.stepping import Stepping
 from daemon.trail import Trail
 from daemon.web.attempts import Attempts
+from daemon.web.channel import Channels
+from daemon.web.dicomweb import dicomweb
 from daemon.web.drawing import Drawing
+from daemon.web.film import Films
 from daemon.web.keys import Keys
 from daemon.web.login import Entrance
 from daemon.web.oidc import Client, Provider
 from daemon.web.peer import Peers
 from daemon.web.server import Wings, build_app
 from daemon.web.serving import serve
+from daemon.web.stepping import Steps
 from making import received
 from triage.policy import Policy
+from triage.records.archive import Archive
 from triage.records.audit import Audit
 from triage.records.intake import Intake
 from triage.records.queue import Queue
@@ -122,6 +131,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def all_wings(store: Store, folder: Path, entrance: Entrance) -> Wings:
+    """Whatever a site can have: each route must be known to the door."""
+    kept, reading, parts = Folder(folder), Reading(store), Stepping(Settings(), store, Reading(store))
+    return Wings(
+        drawing=Drawing(reading=reading, kept=kept),
+        films=Films(reading=reading, kept=kept, decoder=Decoder()),
+        dicomweb=dicomweb(Archive(store), kept, Limits()),
+        steps=Steps(
+            workitems=parts.workitems,
+            subscriptions=parts.subscriptions,
+            finding=parts.finding,
+            channels=Channels(subscriptions=parts.subscriptions),
+        ),
+        entrance=entrance,
+    )
+
+
 @contextmanager
 def open_house(engine: Engine, folder: Path, client: Client | None = None, **peers: Any) -> Iterator[House]:
     """Without users yet."""
@@ -139,7 +165,6 @@ def open_house(engine: Engine, folder: Path, client: Client | None = None, **pee
     )
     trail = Trail(Audit(store), folder)
     entrance = Entrance(keys=keys, trail=trail, audit=Audit(store), attempts=Attempts(clock))
-    drawing = Drawing(reading=Reading(store), kept=Folder(folder))
     ready = dict.fromkeys(["ready"], True) | {"missing": []}
     app = build_app(
         Reading(store),
@@ -147,7 +172,7 @@ def open_house(engine: Engine, folder: Path, client: Client | None = None, **pee
         POLICY,
         ["triage.example"],
         lambda: ready,
-        wings=Wings(drawing=drawing, entrance=entrance),
+        wings=all_wings(store, folder, entrance),
     )
     stop = threading.Event()
     server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))

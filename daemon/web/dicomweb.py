@@ -19,7 +19,7 @@ from triage.query import Level
 from triage.records.archive import Archive
 
 PREFIX = "/dicom-web"
-_STUDY = "/studies/{study}"
+_STUDY = "/studies/{uid}"
 _SERIES = f"{_STUDY}/series/{{series}}"
 _INSTANCE = f"{_SERIES}/instances/{{instance}}"
 _SEARCHES = {

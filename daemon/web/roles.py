@@ -34,6 +34,11 @@ class Rule:
         return not self.path.startswith(INTERFACES)
 
 
+_STUDY = "/dicom-web/studies/{uid}"
+_SERIES = f"{_STUDY}/series/{{series}}"
+_INSTANCE = f"{_SERIES}/instances/{{instance}}"
+# By its own UID, not its study's.
+_WORKITEM = "/dicom-web/workitems/{uid}"
 # What programs ask; anything else is asked by people.
 INTERFACES = ("/api", "/dicom-web")
 
@@ -77,17 +82,26 @@ RULES = (
     Rule("GET", "/dicom-web/studies", Role.VIEWER, "list"),
     Rule("GET", "/dicom-web/series", Role.VIEWER, "list"),
     Rule("GET", "/dicom-web/instances", Role.VIEWER, "list"),
-    Rule("GET", "/dicom-web/studies/{uid}", Role.VIEWER, "film"),
-    Rule("GET", "/dicom-web/studies/{uid}/{rest:path}", Role.VIEWER, "film"),
+    Rule("GET", f"{_STUDY}/series", Role.VIEWER, "list"),
+    Rule("GET", f"{_STUDY}/instances", Role.VIEWER, "list"),
+    Rule("GET", f"{_SERIES}/instances", Role.VIEWER, "list"),
+    Rule("GET", _STUDY, Role.VIEWER, "film"),
+    Rule("GET", f"{_STUDY}/metadata", Role.VIEWER, "look"),
+    Rule("GET", _SERIES, Role.VIEWER, "film"),
+    Rule("GET", f"{_SERIES}/metadata", Role.VIEWER, "look"),
+    Rule("GET", _INSTANCE, Role.VIEWER, "film"),
+    Rule("GET", f"{_INSTANCE}/metadata", Role.VIEWER, "look"),
+    Rule("GET", f"{_INSTANCE}/frames/{{frames}}", Role.VIEWER, "film"),
+    Rule("GET", f"{_INSTANCE}/rendered", Role.VIEWER, "film"),
     Rule("GET", "/dicom-web/workitems", Role.VIEWER, "list"),
     Rule("POST", "/dicom-web/workitems", Role.RADIOLOGIST),
-    Rule("GET", "/dicom-web/workitems/{workitem}", Role.VIEWER, "workitem"),
-    Rule("POST", "/dicom-web/workitems/{workitem}", Role.RADIOLOGIST, "workitem"),
-    Rule("PUT", "/dicom-web/workitems/{workitem}/state", Role.RADIOLOGIST, "workitem"),
-    Rule("POST", "/dicom-web/workitems/{workitem}/cancelrequest", Role.RADIOLOGIST, "workitem"),
-    Rule("POST", "/dicom-web/workitems/{workitem}/subscribers/{ae_title}", Role.VIEWER, "subscribe"),
-    Rule("DELETE", "/dicom-web/workitems/{workitem}/subscribers/{ae_title}", Role.VIEWER, "subscribe"),
-    Rule("POST", "/dicom-web/workitems/{workitem}/subscribers/{ae_title}/suspend", Role.VIEWER, "subscribe"),
+    Rule("GET", _WORKITEM, Role.VIEWER, "workitem"),
+    Rule("POST", _WORKITEM, Role.RADIOLOGIST, "workitem"),
+    Rule("PUT", f"{_WORKITEM}/state", Role.RADIOLOGIST, "workitem"),
+    Rule("POST", f"{_WORKITEM}/cancelrequest", Role.RADIOLOGIST, "workitem"),
+    Rule("POST", f"{_WORKITEM}/subscribers/{{ae_title}}", Role.VIEWER, "subscribe"),
+    Rule("DELETE", f"{_WORKITEM}/subscribers/{{ae_title}}", Role.VIEWER, "subscribe"),
+    Rule("POST", f"{_WORKITEM}/subscribers/{{ae_title}}/suspend", Role.VIEWER, "subscribe"),
     Rule("GET", "/dicom-web/subscribers/{ae_title}", Role.VIEWER, "subscribe"),
 )
 
