@@ -68,6 +68,8 @@ def serve() -> None:
     workers = {f"worker-{n}": ("work", "--name", f"worker-{n}") for n in range(1, house.settings.workers + 1)}
     receivers = {f"receiver-{n}": ("receive",) for n in range(1, house.settings.receivers + 1)}
     children = {**receivers, **workers, "scheduler": ("schedule",), "web": ("web",)}
+    if house.settings.hl7_port or house.settings.mwl_peer:
+        children["orders"] = ("orders",)
     raise typer.Exit(lifecycle.Supervisor(children).run(stop))
 
 
@@ -186,6 +188,18 @@ def web() -> None:
     serve(app, settings.http_host, settings.http_port, stop)
 
 
+@app.command()
+def orders() -> None:
+    """Take orders over HL7 and ask the modality worklist, alone."""
+    house = open_house("orders")
+    lifecycle.die_with_parent()
+    stop = lifecycle.stop_on_signals()
+    need_database(house)
+    from daemon.orders.process import run
+
+    run(house.settings, house.store, house.pseudonym, stop)
+
+
 # -- the worklist --------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +243,21 @@ def worklist(*, as_json: AsJson = False) -> None:
 def close(study_instance_uid: str) -> None:
     """Mark a study as read: it leaves the worklist."""
     open_house_with_database("close").reading.close(study_instance_uid)
+
+
+@app.command()
+def orders_refused(
+    *, show: Annotated[bool, typer.Option(help="The messages, too: with patient data.")] = False
+) -> None:
+    """List the HL7 messages that could not be used, newest first."""
+    kept = open_house_with_database("orders").orders
+    for each in kept.refused():
+        typer.echo(
+            f"{each.message_id}  {each.at}  {each.who} {each.address}  {each.answer} {each.times}x  {each.problem}"
+        )
+        if show:
+            typer.echo(each.content.decode("utf-8", "backslashreplace").replace("\r", "\n"))
+    typer.echo(f"{kept.count_refused()} refused")
 
 
 @app.command()

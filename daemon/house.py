@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from daemon.sandbox import Limits
     from daemon.spool import Spool
     from triage.records.intake import Intake
+    from triage.records.orders import Orders
     from triage.records.queue import Queue
     from triage.records.reading import Reading
     from triage.records.store import Store
@@ -107,6 +108,12 @@ class House:
         from triage.records.reading import Reading
 
         return Reading(self.store)
+
+    @cached_property
+    def orders(self) -> Orders:
+        from triage.records.orders import Orders
+
+        return Orders(self.store)
 
     @cached_property
     def intake(self) -> Intake:
