@@ -99,11 +99,11 @@ class Frames:
             content += part
             self._ahead = rest
             if len(content) > self._limits.message_bytes_max:
-                content, is_whole = content[:HEAD_BYTES], False
-            if end:
-                return Frame(bytes(content), is_whole)
+                is_whole = False
             if not is_whole:  # the rest is let pass
                 del content[HEAD_BYTES:]
+            if end:
+                return Frame(bytes(content), is_whole)
             self._receive()
 
     def _receive(self) -> None:
