@@ -256,7 +256,8 @@ def orders_refused(
             f"{each.message_id}  {each.at}  {each.who} {each.address}  {each.answer} {each.times}x  {each.problem}"
         )
         if show:
-            typer.echo(each.content.decode("utf-8", "backslashreplace").replace("\r", "\n"))
+            for line in each.content.decode("utf-8", "backslashreplace").splitlines():
+                typer.echo("".join(c if c.isprintable() else "?" for c in line))
     typer.echo(f"{kept.count_refused()} refused")
 
 

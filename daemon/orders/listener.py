@@ -99,6 +99,13 @@ class _Server(socketserver.ThreadingTCPServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ANN401, ARG002 - as typed there
         return self.listener.admit(client_address[0])
 
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as typed there
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started
+            self.listener.leave(client_address[0])
+            raise
+
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as typed there
         """Costs this connection only; the text of what was raised may hold what the peer sent."""
 

@@ -68,8 +68,10 @@ class Orders:
         with self._store.writing() as connection:
             if not self._enter(connection, message):
                 return Effect.REPEATED
-            # In one sequence for all: two messages with the same orders cannot wait for each other.
-            effects = [self._take(connection, each, word) for each in sorted(said, key=lambda o: o.accession_number)]
+            # Before any study is locked, and in one sequence for all: nobody can wait for somebody who waits for him.
+            for number in sorted({each.accession_number for each in said}):
+                self._store.meet(connection, number, alone=True)
+            effects = [self._take(connection, each, word) for each in said]
         return min(effects, key=list(Effect).index, default=Effect.NOTHING)
 
     def refuse(self, message: Message, answer: str, problem: str, content: bytes) -> None:
@@ -125,7 +127,6 @@ class Orders:
         return bool(connection.execute(inserting, execution_options={"preserve_rowcount": True}).rowcount > 0)
 
     def _take(self, connection: Connection, order: Order, word: Word) -> Effect:
-        self._store.meet(connection, order.accession_number, alone=True)
         if order.cancelled:
             return self._cancel(connection, order)
         if order.clinical_priority is None or not self._keep(connection, order, order.clinical_priority, word):
@@ -153,8 +154,10 @@ class Orders:
             key = {"accession_number": order.accession_number, "patient_id": order.patient_id}
             connection.execute(insert(orders).values(key | said))
             return True
-        connection.execute(update(orders).where(own).values(said))
-        return bool(before["cancelled"] or before["clinical_priority"] != priority)
+        is_new = bool(before["cancelled"] or before["clinical_priority"] != priority)
+        if is_new:
+            connection.execute(update(orders).where(own).values(said))
+        return is_new
 
 
 _IS_REFUSED = hl7_messages.c.content.is_not(None)
