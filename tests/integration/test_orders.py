@@ -214,11 +214,11 @@ def test_old_orders_and_messages_are_forgotten(store: Store, orders: Orders, int
         for table in ("orders", "hl7_messages"):
             past = "now() - interval '91 days'" if store.backend == "postgresql" else "datetime('now', '-91 days')"
             connection.execute(text(f"UPDATE {table} SET at = {past}"))
-    take(orders, order(2))
+    take(orders, order(2, URGENT))
     assert orders.tidy(90) == 3
     for number in (1, 2):
         intake.receive(received(number))
-    assert (priority(store, 1), priority(store, 2), orders.count_refused()) == ("ROUTINE", "STAT", 0)
+    assert (priority(store, 1), priority(store, 2), orders.count_refused()) == ("ROUTINE", "URGENT", 0)
 
 
 # -- the modality worklist -----------------------------------------------------------------------------------------
