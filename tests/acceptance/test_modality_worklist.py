@@ -47,8 +47,9 @@ def write_entry(folder: Path, n: int, number: str, priority: str, patient: str =
 @contextmanager
 def provider(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Its AE title is the name of the folder."""
-    command = ["wlmscpfs", "-dfr", "-dfp", folder.parent, str(port)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["wlmscpfs", "-d", "-dfr", "-dfp", folder.parent, str(port)]
+    with (folder.parent / "provider.log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         wait_for(lambda: can_connect(port))
         yield process
@@ -145,8 +146,12 @@ def test_an_accession_number_that_would_be_a_pattern_is_not_asked_for(
     daemon: Daemon, dcmtk: Path, entries: Path, tmp_path: Path
 ) -> None:
     write_entry(entries, 1, "A1", "STAT")
-    send(dcmtk, daemon, tmp_path, "A*")
-    send(dcmtk, daemon, tmp_path, "A?")
+    for number in ("A*", "A?", "A1"):
+        send(dcmtk, daemon, tmp_path, number)
     with provider(peer_port(daemon), entries):
         daemon.start("orders")
-        assert answered(daemon, 2) == ["nothing", "nothing"]
+        assert answered(daemon, 3) == ["nothing", "nothing", "STAT"]
+    heard = (entries.parent / "provider.log").read_text(encoding="utf-8", errors="replace")
+    assert "[A1]" in heard
+    assert "[A*" not in heard
+    assert "[A?" not in heard
