@@ -14,7 +14,6 @@ import textwrap
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +33,6 @@ from daemon.house import (
     open_house,
     open_house_with_database,
     operating_point,
-    readiness,
     refuse_mismatch,
 )
 from daemon.settings import read_settings, table
@@ -69,6 +67,8 @@ def serve() -> None:
     workers = {f"worker-{n}": ("work", "--name", f"worker-{n}") for n in range(1, house.settings.workers + 1)}
     receivers = {f"receiver-{n}": ("receive",) for n in range(1, house.settings.receivers + 1)}
     children = {**receivers, **workers, "scheduler": ("schedule",), "web": ("web",)}
+    if house.settings.hl7_port or house.settings.mwl_peer:
+        children["orders"] = ("orders",)
     raise typer.Exit(lifecycle.Supervisor(children).run(stop))
 
 
@@ -183,35 +183,27 @@ def web() -> None:
     stop = lifecycle.stop_on_signals()
     need_database(house)
     from daemon.decoder import Decoder
-    from daemon.entry import build_entrance
-    from daemon.web.channel import Channels
-    from daemon.web.dicomweb import dicomweb
-    from daemon.web.drawing import Drawing
-    from daemon.web.film import Films
-    from daemon.web.server import Wings, build_app
+    from daemon.site import build_site
     from daemon.web.serving import serve
-    from daemon.web.stepping import Steps
 
     settings = house.settings
-    hosts = (settings.http_host, settings.http_name, *settings.http_allowed_hosts)
-    drawing = Drawing(reading=house.reading, kept=house.spool.kept) if settings.explanations else None
-    parts = house.stepping
-    channels = Channels(subscriptions=parts.subscriptions)
     with Decoder(decoding_limits(settings)) as decoder:
-        wings = Wings(
-            drawing=drawing,
-            films=Films(reading=house.reading, kept=house.spool.kept, decoder=decoder),
-            dicomweb=dicomweb(house.archive, house.spool.kept, decoding_limits(settings)),
-            steps=Steps(
-                workitems=parts.workitems, subscriptions=parts.subscriptions, finding=parts.finding, channels=channels
-            ),
-            entrance=build_entrance(house),
-        )
-        ready, ring = partial(readiness, house), house.ringer.ring
-        app = build_app(house.reading, house.queue, house.policy, hosts, ready, ring=ring, wings=wings)
+        app = build_site(house, decoder)
         house.trail.start()
         serve(app, settings.http_host, settings.http_port, stop)
         house.trail.stop()
+
+
+@app.command()
+def orders() -> None:
+    """Take orders over HL7 and ask the modality worklist, alone."""
+    house = open_house("orders")
+    lifecycle.die_with_parent()
+    stop = lifecycle.stop_on_signals()
+    need_database(house)
+    from daemon.orders.process import run
+
+    run(house.settings, house.store, house.pseudonym, stop)
 
 
 # -- the worklist --------------------------------------------------------------------------------------------------
@@ -278,6 +270,22 @@ def sql_role(
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     is_new = make_viewer(house.store, name, password)
     typer.echo(f"role {name} {'made' if is_new else 'brought up to date'}: it can read reading_worklist")
+
+
+@app.command()
+def orders_refused(
+    *, show: Annotated[bool, typer.Option(help="The messages, too: with patient data.")] = False
+) -> None:
+    """List the HL7 messages that could not be used, newest first."""
+    kept = open_house_with_database("orders").orders
+    for each in kept.refused():
+        typer.echo(
+            f"{each.message_id}  {each.at}  {each.who} {each.address}  {each.answer} {each.times}x  {each.problem}"
+        )
+        if show:
+            for line in each.content.decode("utf-8", "backslashreplace").splitlines():
+                typer.echo("".join(c if c.isprintable() else "?" for c in line))
+    typer.echo(f"{kept.count_refused()} refused")
 
 
 @app.command()

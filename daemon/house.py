@@ -19,7 +19,7 @@ from daemon.lifecycle import EXIT_AGAIN
 from daemon.settings import Settings, read_settings, split_peer
 from daemon.telemetry import log
 from triage.card import read_card
-from triage.errors import CardMismatchError, Reason, SettingsError, TriageError
+from triage.errors import CardMismatchError, SettingsError, TriageError
 from triage.jobs import RetryRule
 from triage.policy import Policy, expected, thresholds
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from triage.records.archive import Archive
     from triage.records.audit import Audit
     from triage.records.intake import Intake
+    from triage.records.orders import Orders
     from triage.records.queue import Queue
     from triage.records.reading import Reading
     from triage.records.store import Store
@@ -125,6 +126,12 @@ class House:
         from daemon.stepping import Stepping
 
         return Stepping(self.settings, self.store, self.reading)
+
+    @cached_property
+    def orders(self) -> Orders:
+        from triage.records.orders import Orders
+
+        return Orders(self.store)
 
     @cached_property
     def intake(self) -> Intake:
@@ -387,22 +394,3 @@ def load_or_none(settings: Settings, policy: Policy) -> Classifier | None:
         return None
     log().info("model_loaded", weights=classifier.card.sha256[:12], device=str(classifier.device))
     return classifier
-
-
-def readiness(house: House) -> dict[str, object]:
-    """Whether films are taken in and looked at; each sentence in ``missing`` stands on the page."""
-    from daemon.ledger import is_open
-
-    missing = []
-    waiting = house.queue.oldest_due_seconds()
-    if waiting > WORKER_ABSENT_SECONDS:
-        missing.append("No worker looks at the films: the order is first come, first served.")
-    if house.reading.count_not_analysed(Reason.MODEL_UNAVAILABLE):
-        missing.append("Films came while the network could not be loaded: they stand by arrival, not analysed.")
-    if house.reading.count_not_analysed(Reason.PIXELS_UNREADABLE):
-        missing.append("Films cannot be read from where they are kept: they stand by arrival until they can.")
-    if house.spool.free_mib() < house.settings.disk_free_mib_min:
-        missing.append("The disk is nearly full: no new studies are received.")
-    if is_open(house.settings.data_dir):
-        missing.append("Films that came while the database was away are still being entered.")
-    return {"ready": not missing, "missing": missing, "oldest_job_seconds": waiting}

@@ -25,6 +25,7 @@ from triage.user import Role
 
 PREFIX = "TRIAGE_"
 _AE_CHARACTERS = 16
+_HL7_FIELD = re.compile(r"(ORC|OBR|IPC)-[1-9][0-9]?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]*[A-Za-z][A-Za-z0-9._-]*$")
 CONFIG_FILE = "TRIAGE_CONFIG_FILE"
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "triage" / "weights" / "pneumonia.json"
@@ -108,6 +109,28 @@ class Settings(BaseSettings):
         (), description="what they stand for: ROLE=GROUP, with commas between, e.g. radiologist=xray-readers"
     )
 
+    hl7_host: str = Field("127.0.0.1", description="address on which orders are taken over HL7 v2 (MLLP)")
+    hl7_port: int = Field(0, ge=0, le=65535, description="port for them; 0: none are taken")
+    hl7_peers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="who may send them, besides this machine: addresses or networks, with commas between"
+    )
+    hl7_accession_fields: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("IPC-1", "OBR-18", "OBR-3", "ORC-3", "OBR-2", "ORC-2"),
+        description="where an order's accession number stands; the first that is filled counts (IHE: IPC-1, OBR-18)",
+    )
+    hl7_message_kib_max: int = Field(1024, ge=16, description="largest HL7 message")
+    hl7_message_seconds: float = Field(30.0, gt=0, description="deadline for an HL7 message to arrive whole")
+    hl7_idle_seconds: float = Field(3600.0, gt=0, description="a silent HL7 connection is closed after this")
+    hl7_connections_max: int = Field(32, ge=1, description="HL7 connections at a time; half of them from one address")
+    orders_days: float = Field(90.0, gt=0, description="orders and HL7 messages are forgotten after this")
+    mwl_peer: str = Field(
+        "",
+        pattern=r"^([!-?\[\]-~A-Z]{1,16}@[^@\s]+:[0-9]{1,5})?$",
+        description="AE@HOST:PORT of a modality worklist that is asked for priorities of orders; empty: none is",
+    )
+    mwl_seconds: float = Field(10.0, gt=0, description="deadline for each of its answers")
+    mwl_pause_seconds: float = Field(10.0, ge=0.1, description="between two times of asking it, for 20 studies each")
+
     weights_card: Path = Field(DEFAULT_WEIGHTS, description="card (JSON) of the network; its weights lie beside it")
     explanations: bool = Field(default=False, description="pictures on the page of what moved the network; see README")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
@@ -132,8 +155,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @field_validator(
-        "dicom_peers", "http_allowed_hosts", "http_proxies", "oidc_roles", "ups_subscribers", mode="before"
-    )
+        "dicom_peers", "http_allowed_hosts", "http_proxies", "oidc_roles", "ups_subscribers", "hl7_peers",
+        "hl7_accession_fields", mode="before",
+    )  # fmt: skip
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -160,13 +184,20 @@ class Settings(BaseSettings):
             raise ValueError("receivers: several of them need a dicom_port to share, not 0")
         for peer in self.dicom_peers:
             split_peer(peer)
-        for proxy in self.http_proxies:
-            split_proxy(proxy)
         if self.oidc_issuer:
             self._check_oidc()
+        self._check_lists()
+        return self
+
+    def _check_lists(self) -> None:
+        for proxy in self.http_proxies:
+            split_proxy(proxy)
         for subscriber in self.ups_subscribers:
             split_subscriber(subscriber)
-        return self
+        for peer in self.hl7_peers:
+            sender_network(peer)
+        if not self.hl7_accession_fields or not all(map(_HL7_FIELD.fullmatch, self.hl7_accession_fields)):
+            raise ValueError("hl7_accession_fields: a list of fields of ORC, OBR and IPC, like IPC-1,OBR-18")
 
     def _check_oidc(self) -> None:
         if not re.match(r"https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]", self.oidc_issuer):
@@ -261,6 +292,14 @@ def _network(text: str, ae_title: str, network: str) -> IPv4Network | IPv6Networ
             f"{ae_title}@{address}?"
         )
     return found
+
+
+def sender_network(text: str) -> IPv4Network | IPv6Network:
+    """Of an address or a network. Raise ValueError."""
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise ValueError(f"hl7_peers: {text!r} is neither an IP address nor a network like 10.1.0.0/16") from None
 
 
 def read_settings() -> tuple[Settings, Policy]:

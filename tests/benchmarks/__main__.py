@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.benchmarks import claims, decode, growth, latency, nation, network, queue, receive, road
+from tests.benchmarks import claims, decode, growth, latency, nation, network, orders, queue, receive, road
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEASUREMENTS = {
@@ -18,6 +18,7 @@ MEASUREMENTS = {
     "claims": claims.measure,
     "growth": growth.measure,
     "nation": nation.measure,
+    "orders": orders.measure,
 }
 
 

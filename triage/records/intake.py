@@ -9,16 +9,29 @@ from datetime import datetime, timedelta
 from functools import cache, cached_property
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Table, bindparam, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    Table,
+    bindparam,
+    insert,
+    literal,
+    select,
+    true,
+    update,
+)
 
 from triage import policy as rules
 from triage.errors import Reason, SettingsError
 from triage.jobs import JobState
 from triage.policy import Policy
 from triage.records.history import History
+from triage.records.orders import KEPT_FOR_STUDY
 from triage.records.past import retire
 from triage.records.store import JOBS_CHANNEL, Store, study_columns
-from triage.records.tables import instances, jobs, policies, studies
+from triage.records.tables import instances, jobs, orders, policies, studies
 from triage.study import ClinicalPriority, EventKind, Finding, Header, Priority, ReceivedInstance, Status, workitem_uid
 from triage.workitem import StepState
 
@@ -69,19 +82,24 @@ class Intake:
         """
         with self._store.writing() as connection:
             self._ensure_policy(connection)
+            is_known, order = self._look(connection, received.header)
             is_new = self._insert_study(connection, received)
-            if is_new and received.not_analysed is None and not self._is_known(connection, received.header):
+            if is_new and order is not None:
+                self._heed(connection, received.header.study_instance_uid, received.header.clinical_priority, order)
+            if is_new and received.not_analysed is None and not is_known:
                 # The usual film, in a third of the time: nothing was there that it could contradict or change.
                 self._queue(connection, self._insert_instance(connection, received, 0, conflict=False))
                 receipt = Receipt(queued=True)
             else:
-                receipt = self._receive_beside(connection, received, is_new=is_new)
+                receipt = self._receive_beside(connection, received, order, is_new=is_new)
             if received.arrived_at and (is_new or receipt.reopened):
                 self._predate(connection, received.header, received.arrived_at, is_new=is_new)
         self._policy_is_known = True
         return receipt
 
-    def _receive_beside(self, connection: Connection, received: ReceivedInstance, *, is_new: bool) -> Receipt:
+    def _receive_beside(
+        self, connection: Connection, received: ReceivedInstance, order: RowMapping | None, *, is_new: bool
+    ) -> Receipt:
         """Into a study that is held, or under an UID that is known, or something that is not analysed."""
         header = received.header
         study = self._store.lock_study(connection, header.study_instance_uid)
@@ -96,6 +114,8 @@ class Intake:
         instance_id = self._insert_instance(connection, received, episode, conflict=conflict)
         self._queue_or_explain(connection, instance_id, received)
         self._update_study(connection, study, received, conflict=conflict, is_new=is_new)
+        if order is not None and not is_new and not received.quarantined:
+            self._heed_late(connection, study, received.header, order)
         self._store.settle(connection, [header.study_instance_uid], self._policy)
         return Receipt(conflict=conflict, reopened=reopened, queued=received.not_analysed is None)
 
@@ -136,9 +156,33 @@ class Intake:
         counted = {"preserve_rowcount": True}  # else PostgreSQL's is -1 after an insert
         return connection.execute(self._inserts["study"], shown | priority, execution_options=counted).rowcount > 0
 
-    def _is_known(self, connection: Connection, header: Header) -> bool:
-        found = connection.execute(self._inserts["known"], {"sop_instance_uid": header.sop_instance_uid})
-        return found.first() is not None
+    def _look(self, connection: Connection, header: Header) -> tuple[bool, RowMapping | None]:
+        """Whether the instance's UID is held, and the order that was kept for its study: one question."""
+        named = _fit(orders, {name: getattr(header, name) for name in ("accession_number", "patient_id")})
+        self._store.meet(connection, named["accession_number"], alone=False)
+        asked = named | {"sop_instance_uid": header.sop_instance_uid}
+        found = connection.execute(self._inserts["look"], asked).mappings().one()
+        return found["known"] is not None, None if found["order_id"] is None else found
+
+    def _heed(
+        self, connection: Connection, study_instance_uid: str, stands_at: ClinicalPriority, order: RowMapping
+    ) -> None:
+        """An order that came before may raise a study; if the object is more urgent, that counts."""
+        ordered = ClinicalPriority(order["clinical_priority"])
+        if ordered >= stands_at:
+            return
+        same = studies.c.study_instance_uid == study_instance_uid
+        connection.execute(update(studies).where(same).values(clinical_priority=int(ordered)))
+        words = f"{stands_at.name} to {ordered.name} by {order['source']}"
+        self._history.note(connection, study_instance_uid, EventKind.PRIORITISED, who=order["who"], words=words)
+
+    def _heed_late(self, connection: Connection, study: RowMapping, header: Header, order: RowMapping) -> None:
+        """Where this object is the first to name the order, or the order came after the study had been read."""
+        is_named_now = not study["accession_number"] and not _contradicts(study, header)
+        came_after = study["status"] == Status.READ and study["status_at"] and order["at"] > study["status_at"]
+        if is_named_now or came_after:
+            stands_at = min(ClinicalPriority(study["clinical_priority"]), header.clinical_priority)
+            self._heed(connection, header.study_instance_uid, stands_at, order)
 
     @cached_property
     def _inserts(self) -> dict[str, Any]:
@@ -156,10 +200,9 @@ class Intake:
         }
         instance = _parameters(instances, *_INSTANCE) | {"received_at": now}
         job = {"instance_id": bindparam("instance_id"), "available_at": now, "created_at": now}
-        same_uid = instances.c.sop_instance_uid == bindparam("sop_instance_uid")
         return {
             "study": self._store.insert_if_absent(studies).values(study),
-            "known": select(instances.c.instance_id).where(same_uid).limit(1),
+            "look": _looking(),
             "instance": insert(instances).values(instance).returning(instances.c.instance_id),
             "job": insert(jobs).values({**job, "state": JobState.QUEUED, "attempts": 0}),
         }
@@ -277,6 +320,15 @@ def _shown(study: RowMapping, received: ReceivedInstance) -> dict[str, Any]:
     shown = {name: getattr(header, name) for name in _SHOWN}
     shown["modality"] = header.modality if received.not_analysed is None else study["modality"] or header.modality
     return {name: value for name, value in shown.items() if value not in ("", None)}
+
+
+def _looking() -> Select[Any]:
+    """Always one row."""
+    same_uid = instances.c.sop_instance_uid == bindparam("sop_instance_uid")
+    known = select(instances.c.instance_id).where(same_uid).limit(1).scalar_subquery().label("known")
+    latest = select(orders).where(KEPT_FOR_STUDY).order_by(orders.c.at.desc(), orders.c.order_id.desc()).limit(1)
+    kept, once = latest.subquery(), select(literal(1)).subquery()
+    return select(known, kept).select_from(once.outerjoin(kept, true()))
 
 
 def _parameters(table: Table, *names: str) -> dict[str, ColumnElement[Any]]:

@@ -147,13 +147,20 @@ class Reading:
             row = self._store.lock_study(connection, study_instance_uid)
             if row["status"] == Status.READ:
                 raise ConflictError("the study has been read")
-            if row["clinical_priority"] == clinical_priority:
-                return False
-            before = self._history.rank(connection, study_instance_uid)
-            connection.execute(_of(study_instance_uid).values(clinical_priority=int(clinical_priority)))
-            words = f"{ClinicalPriority(row['clinical_priority']).name} to {clinical_priority.name} by {source}"
-            ranks = before, self._history.rank(connection, study_instance_uid)
-            self._history.note(connection, study_instance_uid, EventKind.PRIORITISED, who=who, words=words, ranks=ranks)
+            return self.put_at(connection, row, clinical_priority, who=who, source=source)
+
+    def put_at(
+        self, connection: Connection, study: RowMapping, clinical_priority: ClinicalPriority, *, who: str, source: str
+    ) -> bool:
+        """Within the caller's transaction, for a study that is open and whose row is locked. False if it was so."""
+        if study["clinical_priority"] == clinical_priority:
+            return False
+        uid = study["study_instance_uid"]
+        before = self._history.rank(connection, uid)
+        connection.execute(_of(uid).values(clinical_priority=int(clinical_priority)))
+        words = f"{ClinicalPriority(study['clinical_priority']).name} to {clinical_priority.name} by {source}"
+        ranks = before, self._history.rank(connection, uid)
+        self._history.note(connection, uid, EventKind.PRIORITISED, who=who, words=words, ranks=ranks)
         return True
 
     def opine(self, study_instance_uid: str, reader: str, opinion: Opinion) -> None:

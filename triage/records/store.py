@@ -32,6 +32,7 @@ from sqlalchemy import (
     literal_column,
     make_url,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -193,6 +194,14 @@ class Store:
         locked = connection.execute(_LOCK_STUDIES, {"uids": list(study_instance_uids)})
         return {uid for uid, flagged in locked if flagged}
 
+    def meet(self, connection: Connection, accession_number: str, *, alone: bool) -> None:
+        """Orders (``alone``) and studies under one accession number take turns, before they lock or look at anything.
+
+        Else PostgreSQL would let each commit without having seen the other. On SQLite all who write take turns.
+        """
+        if accession_number and self.backend == "postgresql":
+            connection.execute(_MEET_ALONE if alone else _MEET, {"number": accession_number})
+
     def insert_if_absent(self, table: Any) -> Any:  # noqa: ANN401 - two dialects' classes with no shared base
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
         return dialect.insert(table).on_conflict_do_nothing()
@@ -268,6 +277,9 @@ def _of_current_reading() -> Select[Any]:
     )
 
 
+# The first key may be any, as long as no other application of the site uses it: "ordr" in ASCII.
+_MEET = text("SELECT pg_advisory_xact_lock_shared(1869767794, hashtext(:number))")
+_MEET_ALONE = text("SELECT pg_advisory_xact_lock(1869767794, hashtext(:number))")
 _UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
 _UID = studies.c.study_instance_uid
 _LOCK_STUDIES = select(_UID, studies.c.flagged).where(_UID.in_(_UIDS)).order_by(_UID).with_for_update()

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     String,
@@ -124,6 +125,7 @@ Index(
     sqlite_where=text("status = 'read'"),
     postgresql_where=text("status = 'read'"),
 )
+
 
 instances = Table(
     "instances",
@@ -259,4 +261,50 @@ subscriptions = Table(
     Column("suspended_at", UtcDateTime),
     # Whether the state has been told that it found when it began.
     Column("told", Boolean, nullable=False),
+)
+
+# The last word of each order, kept for images that have not come yet. A patient ID that was not given is "".
+orders = Table(
+    "orders",
+    metadata,
+    Column("order_id", RowId, primary_key=True),
+    Column("accession_number", String(64), nullable=False),
+    Column("patient_id", String(64), nullable=False),
+    Column("clinical_priority", SmallInteger, nullable=False),
+    Column("cancelled", Boolean, nullable=False),
+    _text("who", 64),
+    _text("source", 64),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    UniqueConstraint("accession_number", "patient_id"),
+)
+
+# Messages that came over HL7: of those that were used only what tells that one comes again, the others whole.
+hl7_messages = Table(
+    "hl7_messages",
+    metadata,
+    Column("message_id", RowId, primary_key=True),
+    # Of sender, control ID and content, but not of the time it was sent.
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("answer", String(2), nullable=False),
+    _text("who", 64),
+    _text("address", 64),
+    _text("problem", 128),
+    Column("times", Integer, nullable=False),
+    Column("content", LargeBinary),
+)
+Index(
+    "ix_hl7_messages_refused",
+    hl7_messages.c.message_id,
+    sqlite_where=text("content IS NOT NULL"),
+    postgresql_where=text("content IS NOT NULL"),
+)
+
+# Which studies the modality worklist was asked about, how often, and when it may be asked again.
+enquiries = Table(
+    "enquiries",
+    metadata,
+    Column("study_instance_uid", ForeignKey("studies.study_instance_uid"), primary_key=True),
+    Column("asked", Integer, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False),
 )

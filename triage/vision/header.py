@@ -20,6 +20,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ImplicitVRLittleEndian
 
+from triage.order import RAISING
 from triage.study import ClinicalPriority, Header
 from triage.vision.part10 import read_part10
 
@@ -60,10 +61,6 @@ _PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 HEADER_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in _KEYWORDS]
 _TAG_OF = dict(zip(_KEYWORDS, HEADER_TAGS, strict=True))
 
-# DICOM's terms are STAT, HIGH, ROUTINE, MEDIUM, LOW (PS3.3 C.4.11); many systems send HL7's (table 0485) or words.
-_PRIORITIES = dict.fromkeys(("STAT", "S", "EMERGENCY", "EMERGENT"), ClinicalPriority.STAT) | dict.fromkeys(
-    ("HIGH", "URGENT", "ASAP", "A"), ClinicalPriority.URGENT
-)
 # SNOMED CT, and the SNOMED RT that it replaced, under each of its designators (PS3.16 8).
 _SCHEMES = {"SCT": "SCT", "SRT": "SRT", "SNM3": "SRT", "99SDM": "SRT"}
 # PS3.16 CID 4010, DX View. "Frontal" leaves unsaid which of both it is.
@@ -244,7 +241,7 @@ def _clinical_priority(dataset: Dataset) -> ClinicalPriority:
     """The most urgent that is stated anywhere."""
     stated = [_text(dataset, "StudyPriorityID"), _text(dataset, "RequestedProcedurePriority")]
     stated += [_text(step, "RequestedProcedurePriority") for step in _items(dataset, "RequestAttributesSequence")]
-    return min(_PRIORITIES.get(value.upper(), ClinicalPriority.ROUTINE) for value in stated)
+    return min(RAISING.get(value.upper(), ClinicalPriority.ROUTINE) for value in stated)
 
 
 def _coded(dataset: Dataset, keyword: str, terms: Mapping[str, str]) -> str:

@@ -1,0 +1,1 @@
+"""Clinical priority as people order it: HL7 v2 over MLLP, and the modality worklist."""
