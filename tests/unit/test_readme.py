@@ -33,7 +33,8 @@ def test_every_column_of_the_worklist_is_described(column: str) -> None:
 def test_every_setting_and_command_it_names_exists() -> None:
     known = {f"TRIAGE_{name.upper()}" for name in Settings.model_fields} | {"TRIAGE_CONFIG_FILE"}
     assert set(re.findall(r"TRIAGE_[A-Z0-9_]+[A-Z]", README)) <= known
-    commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    callbacks = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    commands = {name.replace("_", "-") for name in callbacks}  # as typer calls them
     groups = {str(group.name) for group in app.registered_groups}
     assert set(re.findall(r"`triage ([a-z-]+)", README)) <= commands | groups
 
