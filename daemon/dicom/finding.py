@@ -47,7 +47,9 @@ class Finding:
         """Raise what pydicom raises for keys that cannot be read."""
         texts, sequences, ignored = _split(keys)
         wanted = offset + min(most or self.most, self.most)
-        candidates = [item for item in self._candidates(texts) if _fits(plain(item), texts)]
+        # The first page of all that wait, which viewers ask for again and again, does not cost all that wait.
+        enough = None if sequences or texts.keys() - {"ProcedureStepState"} else wanted + 1
+        candidates = [item for item in self._candidates(texts, enough) if _fits(plain(item), texts)]
         looked_at = candidates[:_LOOKED_INTO_MAX] if sequences else candidates
         fitting = self._holding(looked_at, sequences) if sequences else candidates
         items = fitting[offset:wanted]
@@ -58,14 +60,17 @@ class Finding:
     def data_set(self, item: Workitem, found: Found) -> Dataset:
         return data_set(item, found.films.get(item.study_instance_uid, ()), self.retrieve_ae)
 
-    def _candidates(self, texts: Mapping[str, str]) -> list[Workitem]:
+    def _candidates(self, texts: Mapping[str, str], enough: int | None) -> list[Workitem]:
         """Named ones are looked up; those that have ended are looked through only where their state is asked for."""
         uids = texts.get("SOPInstanceUID", "*")
         if uids != "*":
             return self.workitems.named([uid.strip(" \0") for uid in uids.split("\\")[:_ENDED_MAX]])
         state = texts.get("ProcedureStepState", "*")
-        items = [] if state in FINAL else self.workitems.open()
-        return items if state in list(StepState) and state not in FINAL else items + self.workitems.ended(_ENDED_MAX)
+        is_one = state in list(StepState)
+        items = [] if state in FINAL else self.workitems.open(StepState(state) if is_one else None, enough)
+        if (is_one and state not in FINAL) or (enough and len(items) >= enough):
+            return items
+        return items + self.workitems.ended(_ENDED_MAX)
 
     def _holding(self, items: Sequence[Workitem], keys: Sequence[DataElement]) -> list[Workitem]:
         films = self.workitems.films({item.study_instance_uid for item in items})

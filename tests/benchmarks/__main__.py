@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.benchmarks import claims, decode, growth, latency, nation, network, orders, queue, receive, road
+from tests.benchmarks import claims, decode, growth, latency, nation, network, orders, queue, receive, road, viewers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEASUREMENTS = {
@@ -13,6 +13,7 @@ MEASUREMENTS = {
     "receive": receive.measure,
     "queue": queue.measure,
     "road": road.measure,
+    "viewers": viewers.measure,
     "network": network.measure,
     "decode": decode.measure,
     "claims": claims.measure,

@@ -131,7 +131,7 @@ def test_the_child_cannot_write_files(decoder: Decoder, path: Path, tmp_path: Pa
 def test_the_child_has_no_torch_and_no_secrets(decoder: Decoder, path: Path) -> None:
     assert look(decoder, path, gates.tell_if_torch).reason is Reason.FOR_PROCESSING
     assert set(nursery(decoder).environ()) <= {
-        "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH", "LC_ALL",
+        "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH", "LC_ALL", "GLIBC_TUNABLES",
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, RowMapping, Select, select, text
 from triage.records.past import note_progress
 from triage.records.reading import Reading
 from triage.records.store import Store
-from triage.records.tables import instances, studies, workitems
+from triage.records.tables import IS_UNREAD, instances, studies, workitems
 from triage.study import Status
 from triage.workitem import STATES, StepState, Verdict, Workitem, verdict
 
@@ -20,7 +20,9 @@ SELECT v.rank, v.why, v.overdue, s.study_instance_uid, w.progress
 FROM reading_worklist AS v
 JOIN studies AS s ON s.study_instance_uid = v.study_instance_uid
 LEFT JOIN workitems AS w ON w.workitem_uid = s.workitem_uid
+{which}
 ORDER BY v.rank
+{limit}
 """
 
 _PLACE = "SELECT rank, why, overdue FROM reading_worklist WHERE study_instance_uid = :uid"
@@ -33,11 +35,17 @@ class Workitems:
         self._store = store
         self._reading = reading
 
-    def open(self) -> list[Workitem]:
-        """SCHEDULED and IN PROGRESS, in the order of the worklist."""
+    def open(self, state: StepState | None = None, most: int | None = None) -> list[Workitem]:
+        """SCHEDULED or IN PROGRESS, or either, in the order of the worklist; the first ``most`` of them, or all."""
+        status = next((status for status, its in STATES.items() if its is state), None)
+        query = _OPEN.format(
+            which="" if status is None else "WHERE v.status = :status", limit="" if most is None else f"LIMIT {most:d}"
+        )
         with self._store.reading() as connection:
-            places = connection.execute(text(_OPEN)).mappings().all()
-            found = select(studies).where(studies.c.status != Status.READ)
+            places = connection.execute(text(query), {"status": status} if status else {}).mappings().all()
+            found = select(studies).where(IS_UNREAD)
+            if most is not None:
+                found = found.where(studies.c.study_instance_uid.in_([place["study_instance_uid"] for place in places]))
             rows = {row["study_instance_uid"]: row for row in connection.execute(found).mappings()}
         return [
             _current({**rows[place["study_instance_uid"]], **place})
