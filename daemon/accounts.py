@@ -41,7 +41,8 @@ def add_user(name: Name, role: Annotated[Role, typer.Option(help=_ROLE)] = Role.
     """Make a user. The password is asked for, or read from standard input (its first line)."""
     house = open_house("users")
     house.spool  # noqa: B018 - SQLite's folder has to be there
-    house.users.add(name, role, read_password())
+    with noted(house, "user_add"):
+        house.users.add(name, role, read_password())
     typer.echo(f"{name} may come in as {role}.")
 
 
@@ -59,14 +60,17 @@ def list_users(*, as_json: AsJson = False) -> None:
 @app.command("role")
 def set_role(name: Name, role: Annotated[Role, typer.Argument(help=_ROLE)]) -> None:
     """Give a user another role; it counts from the next request on."""
-    open_house_with_database("users").users.set_role(name, role)
+    house = open_house_with_database("users")
+    with noted(house, "user_role"):
+        house.users.set_role(name, role)
 
 
 @app.command("password")
 def set_password(name: Name) -> None:
     """Give a user another password, asked for or read from standard input, and end all sessions."""
     house = open_house_with_database("users")
-    house.users.set_password(name, read_password())
+    with noted(house, "user_password"):
+        house.users.set_password(name, read_password())
 
 
 @app.command("disable")
@@ -74,7 +78,9 @@ def disable(
     name: Name, *, undo: Annotated[bool, typer.Option("--undo", help="Let the user in again.")] = False
 ) -> None:
     """Let a user in no more: sessions end at once, tokens open nothing."""
-    open_house_with_database("users").users.disable(name, disabled=not undo)
+    house = open_house_with_database("users")
+    with noted(house, "user_enable" if undo else "user_disable"):
+        house.users.disable(name, disabled=not undo)
 
 
 def read_password() -> str:
@@ -100,7 +106,9 @@ def add_token(
     ] = None,
 ) -> None:
     """Make a token for a program of this user and print it: nobody can see it again."""
-    token_id, secret = _tokens(open_house_with_database("users")).add(name, label, days, role)
+    house = open_house_with_database("users")
+    with noted(house, "token_add"):
+        token_id, secret = _tokens(house).add(name, label, days, role)
     typer.echo(f"Token {token_id}, for {days:g} days. Keep it now; it is not shown again:", err=True)
     typer.echo(secret)
 
@@ -124,7 +132,9 @@ def list_tokens(
 @token_app.command("revoke")
 def revoke_token(token: Annotated[str, typer.Argument(help="As `triage users token list` names it.")]) -> None:
     """It opens nothing any more."""
-    _tokens(open_house_with_database("users")).revoke(token)
+    house = open_house_with_database("users")
+    with noted(house, "token_revoke"):
+        _tokens(house).revoke(token)
 
 
 def _tokens(house: House) -> Tokens:

@@ -59,7 +59,7 @@ class Door:
         user = caller.user if caller else None
         answer: ASGIApp | None = _refusal(scope, rule, caller) if needs_key else None
         said = None
-        if answer is None and scope["method"] in {"POST", "PUT"}:
+        if answer is None and scope["method"] not in {"GET", "HEAD"}:
             body = await read_body(receive)
             said = reader_in(body)
             if user is not None and rule is not None and rule.speaks and said is None:

@@ -62,18 +62,18 @@ RULES = (
     # The interface.
     Rule("GET", "/api/worklist", Role.VIEWER, "list"),
     Rule("GET", "/api/studies/{uid}", Role.VIEWER, "look"),
-    Rule("GET", "/api/studies/{uid}/events", Role.VIEWER, "history"),
+    Rule("GET", "/api/studies/{uid}/explanation", Role.VIEWER, "explain"),
+    Rule("GET", "/api/studies/{uid}/events", Role.VIEWER, "look"),
     Rule("GET", "/api/studies/{uid}/film.png", Role.VIEWER, "film"),
     Rule("GET", "/api/studies/{uid}/film.dcm", Role.VIEWER, "film"),
-    Rule("GET", "/api/studies/{uid}/explanation", Role.VIEWER, "explain"),
+    Rule("GET", "/api/changes", Role.VIEWER, "list"),
+    Rule("GET", "/api/opinions", Role.VIEWER),
     Rule("POST", "/api/studies/{uid}/start", Role.RADIOLOGIST, "start", speaks=True),
     Rule("POST", "/api/studies/{uid}/read", Role.RADIOLOGIST, "read"),
     Rule("POST", "/api/studies/{uid}/release", Role.RADIOLOGIST, "release"),
+    Rule("POST", "/api/studies/{uid}/reanalyse", Role.RADIOLOGIST, "reanalyse"),
+    Rule("PUT", "/api/studies/{uid}/clinical-priority", Role.RADIOLOGIST, "prioritise"),
     Rule("PUT", "/api/studies/{uid}/opinion", Role.RADIOLOGIST, "opine", speaks=True),
-    Rule("PUT", "/api/studies/{uid}/clinical-priority", Role.RADIOLOGIST, "prioritise", speaks=True),
-    Rule("POST", "/api/studies/{uid}/reanalyse", Role.RADIOLOGIST, "reanalyse", speaks=True),
-    Rule("GET", "/api/opinions", Role.VIEWER),
-    Rule("GET", "/api/changes", Role.VIEWER, "list"),
     Rule("GET", "/api/health/ready", Role.VIEWER),
     Rule("GET", "/api/docs", Role.VIEWER),
     Rule("GET", "/api/openapi.json", Role.VIEWER),
@@ -106,7 +106,8 @@ RULES = (
 )
 
 # What an address may call a verb; anything else that stands in its place is noted as unknown.
-VERBS = frozenset({"start", "read", "release", *(rule.verb for rule in RULES)})
+_BUTTONS = {"start", "read", "release", "reanalyse", "agree", "disagree", "unsure", "stat", "urgent", "routine"}
+VERBS = frozenset({*_BUTTONS, *(rule.verb for rule in RULES)})
 
 
 def find_rule(method: str, path: str) -> tuple[Rule | None, dict[str, str]]:

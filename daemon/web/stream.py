@@ -87,11 +87,11 @@ class Changes:
 
     def _look(self) -> None:
         if self._looking is None or self._looking.done():
+            self._version = None  # what was last seen is old by now
             self._looking = asyncio.create_task(self._look_on())
 
     async def _look_on(self) -> None:
         """Until the last viewer has gone."""
-        self._version = None
         while self._viewers and not self._is_closed:
             try:
                 version = told(await asyncio.to_thread(self._history.latest))

@@ -179,6 +179,14 @@ def test_nobody_acts_for_another(house: House, verb: str) -> None:
         assert program.post(f"/api/studies/{uid}/{verb}", json={"reader": READER}).status_code == 204
 
 
+@pytest.mark.parametrize("noun", ["opinion", "clinical-priority"])
+def test_nobody_speaks_for_another(house: House, noun: str) -> None:
+    with house.program_of(READER) as program:
+        refused = program.put(f"/api/studies/1.2.3/{noun}", json={"reader": OTHER})
+        assert is_problem(refused, 403)
+        assert "signed in" in refused.json()["detail"]
+
+
 def test_who_starts_a_study_need_not_say_who_it_is(house: House) -> None:
     uid = house.receive(1)
     with house.program_of(READER) as program:
