@@ -169,17 +169,20 @@ def _accession_numbers(reader: _Reader, group: _Group, accession_fields: Sequenc
         found = [reader.value(segment, int(number)) for segment in group.of(name)]
         if any(found):
             return list(dict.fromkeys(filter(None, found)))
-    raise RefusalError("AE", 101, accession_fields[0], "no accession number")
+    sent = (place for place in accession_fields if group.of(place.partition("-")[0]))
+    words = f"no accession number in {', '.join(accession_fields)}"
+    raise RefusalError("AE", 101, next(sent, accession_fields[0]), words)
 
 
 def _priority(reader: _Reader, group: _Group) -> ClinicalPriority | None:
     """The most urgent that is stated: TQ1-9, ORC-7.6, OBR-27.6, and OBR-5 of old versions. None if none is."""
     places = (("TQ1", 9, 1), ("ORC", 7, 6), ("OBR", 27, 6), ("OBR", 5, 1))
-    stated: list[str] = []
+    stated: dict[str, str] = {}  # where each first stands
     for name, number, component in places:
         for segment in group.of(name):
-            stated += filter(None, reader.values(segment, number, component))
+            for code in filter(None, reader.values(segment, number, component)):
+                stated.setdefault(code, f"{name}-{number}")
     known = [priority for priority in map(priority_of, stated) if priority is not None]
     if stated and not known:
-        raise RefusalError("AE", 103, "TQ1-9", "not a known priority")
+        raise RefusalError("AE", 103, next(iter(stated.values())), "not a known priority")
     return min(known, default=None)
