@@ -131,12 +131,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def all_wings(store: Store, folder: Path, entrance: Entrance) -> Wings:
+def all_wings(store: Store, folder: Path, entrance: Entrance, decoder: Decoder) -> Wings:
     """Whatever a site can have: each route must be known to the door."""
     kept, reading, parts = Folder(folder), Reading(store), Stepping(Settings(), store, Reading(store))
     return Wings(
         drawing=Drawing(reading=reading, kept=kept),
-        films=Films(reading=reading, kept=kept, decoder=Decoder()),
+        films=Films(reading=reading, kept=kept, decoder=decoder),
         dicomweb=dicomweb(Archive(store), kept, Limits()),
         steps=Steps(
             workitems=parts.workitems,
@@ -163,7 +163,7 @@ def open_house(engine: Engine, folder: Path, client: Client | None = None, **pee
         peers=Peers(**peers),
         provider=Provider(client, users) if client else None,
     )
-    trail = Trail(Audit(store), folder)
+    trail, decoder = Trail(Audit(store), folder), Decoder()
     entrance = Entrance(keys=keys, trail=trail, audit=Audit(store), attempts=Attempts(clock))
     ready = dict.fromkeys(["ready"], True) | {"missing": []}
     app = build_app(
@@ -172,7 +172,7 @@ def open_house(engine: Engine, folder: Path, client: Client | None = None, **pee
         POLICY,
         ["triage.example"],
         lambda: ready,
-        wings=all_wings(store, folder, entrance),
+        wings=all_wings(store, folder, entrance, decoder),
     )
     stop = threading.Event()
     server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))
@@ -186,6 +186,7 @@ def open_house(engine: Engine, folder: Path, client: Client | None = None, **pee
             each.close()
         stop.set()
         server.join(15)
+        decoder.close()
     assert not server.is_alive()
 
 
