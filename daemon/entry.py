@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from daemon.house import House
-from daemon.settings import Settings, is_loopback, split_proxy, split_role
+from daemon.notation import is_loopback, split_proxy, split_role
+from daemon.settings import Settings
 from daemon.telemetry import log
 from daemon.web.keys import Keys
 from daemon.web.login import Entrance

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from daemon import telemetry
 from daemon.lifecycle import EXIT_AGAIN
-from daemon.settings import Settings, read_settings, split_peer
+from daemon.notation import split_peer
+from daemon.settings import Settings, read_settings
 from daemon.telemetry import log
 from triage.card import read_card
 from triage.errors import CardMismatchError, SettingsError, TriageError

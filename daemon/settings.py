@@ -11,7 +11,6 @@ import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -19,14 +18,12 @@ from urllib.parse import urlsplit
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from daemon.notation import sender_network, split_peer, split_proxy, split_role, split_subscriber
 from triage.errors import SettingsError
 from triage.policy import Policy
-from triage.user import Role
 
 PREFIX = "TRIAGE_"
-_AE_CHARACTERS = 16
 _HL7_FIELD = re.compile(r"(ORC|OBR|IPC)-[1-9][0-9]?")
-_HOST_NAME = re.compile(r"[A-Za-z0-9_-]*[A-Za-z][A-Za-z0-9._-]*$")
 CONFIG_FILE = "TRIAGE_CONFIG_FILE"
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "triage" / "weights" / "pneumonia.json"
 
@@ -236,70 +233,6 @@ class Settings(BaseSettings):
         """None where the database is a server or in memory."""
         scheme, _, path = self.url.partition(":///")
         return Path(path.partition("?")[0]) if scheme.startswith("sqlite") and path else None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def split_proxy(text: str) -> IPv4Network | IPv6Network:
-    """Raise ValueError."""
-    try:
-        return ip_network(text)
-    except ValueError:
-        raise ValueError(f"http_proxies: {text!r} is no IP address or network") from None
-
-
-def split_role(text: str) -> tuple[Role, str]:
-    """Role and group of "ROLE=GROUP". Raise ValueError."""
-    role, _, group = text.partition("=")
-    if role.strip() not in set(Role) or not group.strip():
-        raise ValueError(f"oidc_roles: {text!r} is not of the form ROLE=GROUP with a role of {', '.join(Role)}")
-    return Role(role.strip()), group.strip()
-
-
-def split_peer(text: str) -> tuple[str, IPv4Network | IPv6Network]:
-    """AE title and network of "AE@ADDRESS" or "AE@NETWORK". Raise ValueError."""
-    ae_title, at, network = text.rpartition("@")
-    if not at or not ae_title.strip() or len(ae_title) > _AE_CHARACTERS:
-        raise ValueError(f"dicom_peers: {text!r} is not of the form AE@ADDRESS or AE@NETWORK")
-    return ae_title.strip(), _network(text, ae_title, network)
-
-
-def split_subscriber(text: str) -> tuple[str, tuple[str, int]]:
-    """AE title, host and port of "AE@HOST:PORT". Raise ValueError."""
-    ae_title, _, where = text.rpartition("@")
-    host, _, port = where.rpartition(":")
-    if not ae_title.strip() or len(ae_title) > _AE_CHARACTERS or not host or not port.isdecimal():
-        raise ValueError(f"ups_subscribers: {text!r} is not of the form AE@HOST:PORT")
-    return ae_title.strip(), (host.strip("[]"), int(port))
-
-
-def _network(text: str, ae_title: str, network: str) -> IPv4Network | IPv6Network:
-    try:
-        found = ip_network(network, strict=False)
-    except ValueError:
-        words = "host names are not supported, write the address" if _HOST_NAME.match(network) else "no such address"
-        raise ValueError(f"dicom_peers: {network!r} in {text!r} is no IP address or network; {words}") from None
-    address, slash, _ = network.partition("/")
-    if slash and ip_address(address) != found.network_address:
-        raise ValueError(
-            f"dicom_peers: {text!r} is neither one address nor a network; did you mean {ae_title}@{found} or "
-            f"{ae_title}@{address}?"
-        )
-    return found
-
-
-def sender_network(text: str) -> IPv4Network | IPv6Network:
-    """Of an address or a network. Raise ValueError."""
-    try:
-        return ip_network(text)
-    except ValueError:
-        raise ValueError(f"hl7_peers: {text!r} is neither an IP address nor a network like 10.1.0.0/16") from None
 
 
 def read_settings() -> tuple[Settings, Policy]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from daemon.dicom.finding import Finding
 from daemon.dicom.ups import Ups
-from daemon.settings import Settings, split_subscriber
+from daemon.notation import split_subscriber
+from daemon.settings import Settings
 from daemon.telemetry import Pseudonym
 from triage.records.reading import Reading
 from triage.records.store import Store

@@ -6,11 +6,12 @@ import threading
 
 from daemon.absence import Absence
 from daemon.dicom.enquiry import ModalityWorklist
+from daemon.notation import sender_network
 from daemon.orders.desk import Desk
 from daemon.orders.enquirer import Enquirer
 from daemon.orders.framing import Limits
 from daemon.orders.listener import Listener
-from daemon.settings import Settings, sender_network
+from daemon.settings import Settings
 from daemon.telemetry import Pseudonym, log
 from triage.errors import TriageError
 from triage.records.enquiries import Enquiries

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from daemon.cli import app
-from daemon.settings import Settings, read_settings, split_peer, table
+from daemon.notation import split_peer
+from daemon.settings import Settings, read_settings, table
 from triage.errors import SettingsError
 from triage.policy import Policy
 

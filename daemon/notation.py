@@ -1,0 +1,75 @@
+"""How settings write down addresses, peers and roles: one text each, to what it stands for."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from triage.user import Role
+
+_AE_CHARACTERS = 16
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]*[A-Za-z][A-Za-z0-9._-]*$")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split_proxy(text: str) -> IPv4Network | IPv6Network:
+    """Raise ValueError."""
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise ValueError(f"http_proxies: {text!r} is no IP address or network") from None
+
+
+def split_role(text: str) -> tuple[Role, str]:
+    """Role and group of "ROLE=GROUP". Raise ValueError."""
+    role, _, group = text.partition("=")
+    if role.strip() not in set(Role) or not group.strip():
+        raise ValueError(f"oidc_roles: {text!r} is not of the form ROLE=GROUP with a role of {', '.join(Role)}")
+    return Role(role.strip()), group.strip()
+
+
+def split_peer(text: str) -> tuple[str, IPv4Network | IPv6Network]:
+    """AE title and network of "AE@ADDRESS" or "AE@NETWORK". Raise ValueError."""
+    ae_title, at, network = text.rpartition("@")
+    if not at or not ae_title.strip() or len(ae_title) > _AE_CHARACTERS:
+        raise ValueError(f"dicom_peers: {text!r} is not of the form AE@ADDRESS or AE@NETWORK")
+    return ae_title.strip(), _network(text, ae_title, network)
+
+
+def split_subscriber(text: str) -> tuple[str, tuple[str, int]]:
+    """AE title, host and port of "AE@HOST:PORT". Raise ValueError."""
+    ae_title, _, where = text.rpartition("@")
+    host, _, port = where.rpartition(":")
+    if not ae_title.strip() or len(ae_title) > _AE_CHARACTERS or not host or not port.isdecimal():
+        raise ValueError(f"ups_subscribers: {text!r} is not of the form AE@HOST:PORT")
+    return ae_title.strip(), (host.strip("[]"), int(port))
+
+
+def _network(text: str, ae_title: str, network: str) -> IPv4Network | IPv6Network:
+    try:
+        found = ip_network(network, strict=False)
+    except ValueError:
+        words = "host names are not supported, write the address" if _HOST_NAME.match(network) else "no such address"
+        raise ValueError(f"dicom_peers: {network!r} in {text!r} is no IP address or network; {words}") from None
+    address, slash, _ = network.partition("/")
+    if slash and ip_address(address) != found.network_address:
+        raise ValueError(
+            f"dicom_peers: {text!r} is neither one address nor a network; did you mean {ae_title}@{found} or "
+            f"{ae_title}@{address}?"
+        )
+    return found
+
+
+def sender_network(text: str) -> IPv4Network | IPv6Network:
+    """Of an address or a network. Raise ValueError."""
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise ValueError(f"hl7_peers: {text!r} is neither an IP address nor a network like 10.1.0.0/16") from None
