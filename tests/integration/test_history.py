@@ -152,3 +152,13 @@ def test_whoever_follows_sees_each_event_once(store: Store, history: History, re
     told = history.since(seen)
     assert [(uid, event.kind) for uid, event in told] == [(UID(1), EventKind.ANALYSED), (UID(2), EventKind.STARTED)]
     assert history.since(history.latest()[0]) == []
+
+
+@pytest.mark.usefixtures("intake")
+def test_not_even_the_same_network_takes_a_flag_back(store: Store, reading: Reading) -> None:
+    """As when the threshold has been raised since, or another device computes."""
+    analyse(store, finding(0.95), finding(0.1), finding(0.1))
+    Queue(store, POLICY).look_again(UID(1), "ann")
+    analyse(store, finding(0.1))
+    study = reading.study(UID(1))
+    assert (study["flagged"], study["p_pneumonia"]) == (True, 0.95)

@@ -207,7 +207,7 @@ class Store:
         return dialect.insert(table).on_conflict_do_nothing()
 
     def write_findings(self, connection: Connection, found: Sequence[tuple[int, Finding, Priority]]) -> None:
-        """(instance_id, finding, priority); one row an instance and weights: the same again replaces itself."""
+        """(instance_id, finding, priority); one row an instance and weights, of two the later unless it lowers."""
         rows = [
             {
                 "instance_id": instance_id,
@@ -228,7 +228,8 @@ class Store:
         row: dict[str, Any] = {column.name: bindparam(column.name) for column in findings.columns}
         adding = dialect.insert(findings).values(row | {"found_at": self.now()})
         again = {column.name: column for column in adding.excluded if column.name not in findings.primary_key}
-        return adding.on_conflict_do_update(index_elements=list(findings.primary_key), set_=again)
+        raised = findings.c.flagged & ~adding.excluded.flagged  # another look takes no flag back
+        return adding.on_conflict_do_update(index_elements=list(findings.primary_key), set_=again, where=~raised)
 
     def settle(
         self, connection: Connection, study_instance_uids: Collection[str], policy: Policy
