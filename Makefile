@@ -47,7 +47,7 @@ lint: $(STAMP) ## ruff, formatting, import arrows
 types: $(STAMP) ## mypy, strict
 	$(V)/mypy
 
-bench: $(STAMP) ## latency, queue, network, decode: how fast, beside what is possible (ONLY=latency)
+bench: $(STAMP) ## how fast, beside peers and what is possible (ONLY=latency; the README names them)
 	$(V)/python -m tests.benchmarks $(ONLY)
 
 train: $(STAMP) ## train on FILMS (folders NORMAL and PNEUMONIA, or a CSV) but HELD_OUT, write to OUT

@@ -277,8 +277,11 @@ def orders_refused(
     *, show: Annotated[bool, typer.Option(help="The messages, too: with patient data.")] = False
 ) -> None:
     """List the HL7 messages that could not be used, newest first."""
-    kept = open_house_with_database("orders").orders
-    for each in kept.refused():
+    house = open_house_with_database("orders")
+    kept = house.orders
+    with accounts.noted(house, "orders_refused"):
+        refused = kept.refused()
+    for each in refused:
         typer.echo(
             f"{each.message_id}  {each.at}  {each.who} {each.address}  {each.answer} {each.times}x  {each.problem}"
         )

@@ -37,7 +37,7 @@ _ITEM, _END = 0xE000FFFE, 0xE0DDFFFE
 _UNDEFINED = 0xFFFFFFFF
 _TAG_AND_LENGTH = struct.Struct("<LL")
 _PIXEL_DATA = 0x00107FE0
-_LIMITS = Limits(seconds=20.0, memory_bytes=2**30)
+_LIMITS = Limits(seconds=20.0, memory_bytes=2**30, films=1)
 
 Range = tuple[int, int]
 

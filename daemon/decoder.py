@@ -32,7 +32,7 @@ Gate = Callable[[Header], Reason | None]
 _BIRTH_SECONDS = 30.0
 _BIRTHS = 3
 # What an earlier film may have done to the child: another child is asked before this film is blamed.
-_SUFFERED = frozenset({Reason.DECODE_CRASH, Reason.TOO_LARGE, Reason.INTERNAL_ERROR})
+_SUFFERED = frozenset({Reason.DECODE_CRASH, Reason.DECODE_ERROR, Reason.TOO_LARGE, Reason.INTERNAL_ERROR})
 _CHUNK_BYTES = 256 * 1024
 _BYTES_PER_PIXEL = 4
 
@@ -108,6 +108,9 @@ class Decoder:
             except _SilenceError:
                 self._kill()
                 return Look(reason=Reason.DECODE_TIMEOUT)
+            except BaseException:
+                self._kill()  # an answer that nobody has read must not be taken for another film's
+                raise
             else:
                 is_first, self._seen = not self._seen, self._seen + 1
                 if look.pixels is None or self._seen >= self._limits.films:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ _SECONDS = 40.0
 _WAIT_SECONDS = 30.0
 _AT_ONCE = 16
 _CHILDREN = 2
+_ANSWERS_BYTES_MAX = _AT_ONCE * 4 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +64,54 @@ class Headers:
 
 
 def _answered(request: dict[str, Any]) -> bytes:
+    """What the child says, no more of it than it can have to say."""
+    late = threading.Event()
     try:
-        return subprocess.run(
-            [sys.executable, "-m", "daemon.dataset"],
-            input=json.dumps(request).encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=_SECONDS,
-            check=True,
-            env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LC_ALL": "C.UTF-8"},
-        ).stdout
-    except subprocess.TimeoutExpired:
-        raise NotAnalysed(Reason.DECODE_TIMEOUT) from None
-    except (subprocess.SubprocessError, OSError):
+        with (
+            subprocess.Popen(
+                [sys.executable, "-m", "daemon.dataset"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LC_ALL": "C.UTF-8"},
+            ) as child,
+            _ended_after(child, _SECONDS, late),
+        ):
+            answer = _heard(child, json.dumps(request).encode())
+    except OSError:
         raise NotAnalysed(Reason.DECODE_CRASH) from None
+    if late.is_set():
+        raise NotAnalysed(Reason.DECODE_TIMEOUT)
+    if child.returncode or len(answer) > _ANSWERS_BYTES_MAX:
+        raise NotAnalysed(Reason.DECODE_CRASH)
+    return answer
+
+
+def _heard(child: subprocess.Popen[bytes], request: bytes) -> bytes:
+    """Raise OSError."""
+    if child.stdin is None or child.stdout is None:
+        raise OSError("no pipes")
+    with suppress(BrokenPipeError), child.stdin as line:
+        line.write(request)
+    answer = child.stdout.read(_ANSWERS_BYTES_MAX + 1)
+    if len(answer) > _ANSWERS_BYTES_MAX:
+        child.kill()
+    child.wait()
+    return answer
+
+
+@contextmanager
+def _ended_after(child: subprocess.Popen[bytes], seconds: float, late: threading.Event) -> Iterator[None]:
+    def end() -> None:
+        late.set()
+        child.kill()
+
+    clock = threading.Timer(seconds, end)
+    clock.start()
+    try:
+        yield
+    finally:
+        clock.cancel()
 
 
 def _understood(answer: bytes, count: int) -> list[Any]:

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from triage.user import Role
 
 _AE_CHARACTERS = 16
+_PORTS = 2**16
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]*[A-Za-z][A-Za-z0-9._-]*$")
 
 
@@ -47,7 +48,12 @@ def split_subscriber(text: str) -> tuple[str, tuple[str, int]]:
     """AE title, host and port of "AE@HOST:PORT". Raise ValueError."""
     ae_title, _, where = text.rpartition("@")
     host, _, port = where.rpartition(":")
-    if not ae_title.strip() or len(ae_title) > _AE_CHARACTERS or not host or not port.isdecimal():
+    if (
+        not ae_title.strip()
+        or len(ae_title) > _AE_CHARACTERS
+        or not host
+        or not (port.isascii() and port.isdecimal() and int(port) < _PORTS)
+    ):
         raise ValueError(f"ups_subscribers: {text!r} is not of the form AE@HOST:PORT")
     return ae_title.strip(), (host.strip("[]"), int(port))
 

@@ -12,11 +12,9 @@ C_STORE_RQ = 0x0001
 C_FIND_RQ = 0x0020
 C_ECHO_RQ = 0x0030
 C_CANCEL_RQ = 0x0FFF
-N_EVENT_REPORT_RQ = 0x0100
 N_GET_RQ = 0x0110
 N_SET_RQ = 0x0120
 N_ACTION_RQ = 0x0130
-N_CREATE_RQ = 0x0140
 ANSWER = 0x8000
 # Command Data Set Type of a message without data set, and of one with it.
 NO_DATA_SET = 0x0101

@@ -16,6 +16,7 @@ from triage.records.store import DatabaseError
 STUDIES_A_TURN = 20
 SOURCE = "the modality worklist"
 _PAUSE_SECONDS_MAX = 300.0
+ASIDE_SECONDS = 300.0
 
 
 @dataclass(kw_only=True)
@@ -54,7 +55,11 @@ class Enquirer:
             with self.worklist.asking() as association:
                 while waiting and not stop.is_set():
                     study = waiting[0]
-                    said = self.worklist.priority(association, study.accession_number, study.patient_id)
+                    try:
+                        said = self.worklist.priority(association, study.accession_number, study.patient_id)
+                    except UnavailableError:
+                        self.enquiries.put_back([waiting.pop(0)], ASIDE_SECONDS)  # others come before it next time
+                        raise
                     moved = self.enquiries.answer(study, said, Word(who=self.worklist.peer_ae_title, source=SOURCE))
                     waiting.pop(0)
                     told = "nothing" if said is None else said.name

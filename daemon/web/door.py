@@ -45,6 +45,8 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._keys.peers.is_secure(scope):
+            scope = {**scope, "scheme": "https"}  # answers name addresses
         rule, named = find_rule(scope["method"], scope["path"])
         try:
             await self._pass(scope, receive, send, rule, named)

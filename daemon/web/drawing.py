@@ -1,4 +1,4 @@
-"""Explanations for the page, drawn by a program of its own: the web server loads neither network nor films."""
+"""Explanations for the page, drawn by a program of its own: the web server loads no network and decodes no film."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class Pages:
         elif verb == "read":
             self.reading.close(uid, reader)
         elif verb == "release":
-            self.reading.release(uid, None if insists else reader)
+            self.reading.release(uid, reader, insists=insists)
         elif verb == "reanalyse":
             self.queue.look_again(uid, reader)
             self.ring()

@@ -99,10 +99,10 @@ RULES = (
     Rule("POST", _WORKITEM, Role.RADIOLOGIST, "workitem"),
     Rule("PUT", f"{_WORKITEM}/state", Role.RADIOLOGIST, "workitem"),
     Rule("POST", f"{_WORKITEM}/cancelrequest", Role.RADIOLOGIST, "workitem"),
-    Rule("POST", f"{_WORKITEM}/subscribers/{{ae_title}}", Role.VIEWER, "subscribe"),
-    Rule("DELETE", f"{_WORKITEM}/subscribers/{{ae_title}}", Role.VIEWER, "subscribe"),
-    Rule("POST", f"{_WORKITEM}/subscribers/{{ae_title}}/suspend", Role.VIEWER, "subscribe"),
-    Rule("GET", "/dicom-web/subscribers/{ae_title}", Role.VIEWER, "subscribe"),
+    Rule("POST", f"{_WORKITEM}/subscribers/{{ae_title}}", Role.RADIOLOGIST, "subscribe"),
+    Rule("DELETE", f"{_WORKITEM}/subscribers/{{ae_title}}", Role.RADIOLOGIST, "subscribe"),
+    Rule("POST", f"{_WORKITEM}/subscribers/{{ae_title}}/suspend", Role.RADIOLOGIST, "subscribe"),
+    Rule("GET", "/dicom-web/subscribers/{ae_title}", Role.RADIOLOGIST, "subscribe"),
 )
 
 # What an address may call a verb; anything else that stands in its place is noted as unknown.

@@ -21,7 +21,6 @@ BODY_BYTES_MAX = 16 * 1024
 READER_MAX = 64
 PROBLEM_TYPE = "application/problem+json"
 
-Limit = Annotated[int | None, Query(ge=1, le=10_000, description="How many of the first studies; all without it.")]
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$", description="Study Instance UID")]
 Kind = Annotated[Explanation, Query(description="What is drawn.")]
 Name = Annotated[str, Field(min_length=1, max_length=READER_MAX, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]

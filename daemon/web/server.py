@@ -1,4 +1,4 @@
-"""The reading worklist over HTTP: a JSON interface under /api, and a page that works without a script.
+"""The reading worklist over HTTP: JSON under /api, DICOMweb, and pages that work without a script.
 
 Who asks is seen to by `daemon/web/door.py`, once the site has users; until then the server belongs on loopback. A proxy
 before it must pass the Host header on. Against pages of other sites in the same browser it defends itself: only known

@@ -20,7 +20,6 @@ from triage.errors import ConflictError, TriageError
 from triage.user import Role
 
 READER, OTHER, LOOKER, BOSS = "Dr Adler", "Dr Brandt", "Looker", "Boss"
-PEOPLE = {READER: Role.RADIOLOGIST, OTHER: Role.RADIOLOGIST, LOOKER: Role.VIEWER, BOSS: Role.ADMIN}
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
 from sqlalchemy import Engine, text
@@ -134,9 +135,8 @@ def test_a_cursor_that_was_made_up_is_refused(reading: Reading, cursor: str) -> 
 
 
 def test_a_cursor_holds_no_word_of_a_patient(reading: Reading) -> None:
-    cursor = reading.listing.page(Asked(limit=1, sort=Sort.PATIENT_NAME, text="zoe no")).cursor
-    cursor = cursor or reading.listing.page(Asked(limit=1, sort=Sort.PATIENT_NAME)).cursor or ""
-    assert "adam" not in cursor
+    cursor = reading.listing.page(Asked(limit=1, sort=Sort.PATIENT_NAME)).cursor or ""
+    assert re.fullmatch(rb"[0-9.]+ [0-9a-f]+", urlsafe_b64decode(cursor + "=="))
 
 
 def test_studies_that_were_read_come_the_last_first_and_in_pages(reading: Reading) -> None:
@@ -181,3 +181,11 @@ def test_totals_are_of_all_open_studies(reading: Reading) -> None:
     totals = reading.listing.totals()
     assert (totals.open, totals.pending, totals.flagged, totals.not_analysed) == (6, 6, 0, 0)
     assert list(totals.modalities) == ["CR", "DX"]
+
+
+def test_a_name_is_found_as_it_is_written_umlauts_included(engine: Engine) -> None:
+    store = Store(engine)
+    Intake(store, POLICY).receive(received(31, patient_name="MÜLLER^Änne"))
+    for words in ("MÜLLER", "Änne", "ÄNNE"):
+        found = Reading(store).listing.page(Asked(text=words)).entries
+        assert [entry.study_instance_uid for entry in found] == ["1.2.31"], words

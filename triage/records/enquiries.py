@@ -76,12 +76,12 @@ class Enquiries:
                 connection, study, clinical_priority, who=word.who, source=word.source
             )
 
-    def put_back(self, claimed: list[Enquiry]) -> None:
-        """The modality worklist did not answer: they can be asked for again, as often as before."""
+    def put_back(self, claimed: list[Enquiry], seconds: float = 0.0) -> None:
+        """The modality worklist did not answer: they can be asked for again, as often as before, after so long."""
         uids = [each.study_instance_uid for each in claimed]
         with self._store.writing() as connection:
             own = enquiries.c.study_instance_uid.in_(uids)
-            connection.execute(update(enquiries).where(own).values(next_at=self._store.now()))
+            connection.execute(update(enquiries).where(own).values(next_at=self._store.after(seconds)))
 
 
 def _nobody_has_spoken() -> list[ColumnElement[bool]]:

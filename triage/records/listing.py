@@ -226,12 +226,12 @@ def _narrowed(rows: FromClause, asked: Asked) -> list[ColumnElement[bool]]:
     same = [rows.c[name] == getattr(asked, name) for name in names if getattr(asked, name)]
     if asked.modality:
         same.append(func.upper(rows.c.modality) == asked.modality.upper())
-    return same + [_stands_in(rows, word) for word in (asked.text or "").lower().split()[:_WORDS_MAX]]
+    return same + [_stands_in(rows, word) for word in (asked.text or "").split()[:_WORDS_MAX]]
 
 
 def _stands_in(rows: FromClause, word: str) -> ColumnElement[bool]:
     named = (rows.c.patient_name, rows.c.patient_id, rows.c.accession_number)
-    return or_(*(func.lower(each).contains(word, autoescape=True) for each in named))
+    return or_(*(each.icontains(word, autoescape=True) for each in named))
 
 
 def _keys(rows: FromClause) -> dict[Sort, tuple[ColumnElement[Any], bool]]:

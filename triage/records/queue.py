@@ -220,8 +220,8 @@ class Queue:
                 instances.c.pixels_deleted_at.is_(None),
             )
             again = update(jobs).where(jobs.c.instance_id.in_(films) & ~IS_OPEN)
-            values = {**self._queued(0), "attempts": 0, "reason": None, "finished_at": None}
-            count = connection.execute(again.values(values)).rowcount
+            anew = {"attempts": 0, "reason": None, "finished_at": None, "created_at": self._store.now()}
+            count = connection.execute(again.values({**self._queued(0), **anew})).rowcount
             if count:
                 words = f"{count} film{'' if count == 1 else 's'} to be looked at again"
                 self._history.note(connection, study_instance_uid, EventKind.REQUEUED, who=who, words=words)

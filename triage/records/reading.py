@@ -113,13 +113,16 @@ class Reading:
             kept = row["transaction_uid"] if row["status"] == Status.READING else None
             self.set_status(connection, row, Status.READING, reader, transaction_uid=kept)
 
-    def release(self, study_instance_uid: str, reader: str | None = None) -> None:
-        """Back to unread, at its old place. Raise ConflictError if it was read, or ``reader`` is not who holds it."""
+    def release(self, study_instance_uid: str, reader: str | None = None, *, insists: bool = False) -> None:
+        """Back to unread, at its old place. Raise ConflictError if it was read, or ``reader`` is not who holds it.
+
+        ``insists``: whoever holds it, for a reader who has gone.
+        """
         with self._store.writing() as connection:
             row = self._store.lock_study(connection, study_instance_uid)
             if row["status"] == Status.READ:
                 raise ConflictError("the study has been read")
-            _refuse_another(row, reader)
+            _refuse_another(row, None if insists else reader)
             self.set_status(connection, row, Status.UNREAD, None, who=reader or "")
 
     def close(self, study_instance_uid: str, reader: str | None = None) -> None:

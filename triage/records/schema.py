@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -41,7 +42,7 @@ def upgrade(engine: Engine) -> None:
             return  # the usual case takes no lock
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.begin() as connection, ExitStack() as stack:
+    with engine.connect() as connection, _rebuilding(connection), connection.begin(), ExitStack() as stack:
         if connection.dialect.name == "postgresql":
             stack.enter_context(unhurried(connection))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
@@ -55,6 +56,27 @@ def upgrade(engine: Engine) -> None:
         create_view(connection)
         for reader in readers:
             connection.exec_driver_sql(f"GRANT SELECT ON reading_worklist TO {reader}")
+        if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+            raise TriageError("the database was not upgraded: rows would point at what is not there")
+
+
+@contextmanager
+def _rebuilding(connection: Connection) -> Iterator[None]:
+    """On SQLite a table is changed by a copy that takes its place, which other tables' keys must let happen.
+
+    Its switch does nothing inside of a transaction (https://www.sqlite.org/lang_altertable.html, section 7).
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver = connection.connection.driver_connection
+    if driver is None:
+        raise TriageError("the database's connection was lost")
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
 
 
 def _readers(connection: Connection) -> list[str]:
