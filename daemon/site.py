@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from daemon.decoder import Decoder
 from daemon.entry import build_entrance
-from daemon.house import WORKER_ABSENT_SECONDS, House, decoding_limits
+from daemon.house import WORKER_ABSENT_SECONDS, House
 from daemon.ledger import is_open
 from daemon.web.channel import Channels
 from daemon.web.dicomweb import dicomweb
@@ -31,7 +31,7 @@ def build_site(house: House, decoder: Decoder) -> FastAPI:
     wings = Wings(
         drawing=Drawing(reading=house.reading, kept=kept) if settings.explanations else None,
         films=Films(reading=house.reading, kept=kept, decoder=decoder),
-        dicomweb=dicomweb(house.archive, kept, decoding_limits(settings)),
+        dicomweb=dicomweb(house.archive, kept, decoder),
         steps=steps,
         entrance=build_entrance(house),
     )

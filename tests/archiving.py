@@ -18,9 +18,9 @@ from pydicom import Dataset
 from sqlalchemy import Engine, update
 
 from daemon.arrival import Arrivals
+from daemon.decoder import Decoder
 from daemon.folder import Folder
 from daemon.kept import StoredFile
-from daemon.sandbox import Limits
 from daemon.spool import Spool, part10_header
 from daemon.web.dicomweb import dicomweb
 from daemon.web.server import Wings, build_app
@@ -111,7 +111,8 @@ def serving(held: Held) -> Iterator[Held]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     state: dict[str, Any] = {"ready": True, "missing": []}
-    routes = dicomweb(held.archive, held.kept, Limits())
+    decoder = Decoder()
+    routes = dicomweb(held.archive, held.kept, decoder)
     app = build_app(
         Reading(held.store), Queue(held.store, POLICY), POLICY, [], lambda: state, wings=Wings(dicomweb=routes)
     )
@@ -124,6 +125,7 @@ def serving(held: Held) -> Iterator[Held]:
         yield held
     stop.set()
     server.join(20)
+    decoder.close()
     assert not server.is_alive()
 
 

@@ -17,7 +17,6 @@ from sqlalchemy import Engine, text
 
 from daemon.decoder import Decoder
 from daemon.folder import Folder
-from daemon.sandbox import Limits
 from daemon.settings import Settings
 from daemon.stepping import Stepping
 from daemon.trail import Trail
@@ -137,7 +136,7 @@ def all_wings(store: Store, folder: Path, entrance: Entrance, decoder: Decoder) 
     return Wings(
         drawing=Drawing(reading=reading, kept=kept),
         films=Films(reading=reading, kept=kept, decoder=decoder),
-        dicomweb=dicomweb(Archive(store), kept, Limits()),
+        dicomweb=dicomweb(Archive(store), kept, decoder),
         steps=Steps(
             workitems=parts.workitems,
             subscriptions=parts.subscriptions,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from daemon.decoder import Decoder
 from daemon.headers import Headers
 from daemon.kept import Kept
-from daemon.sandbox import Limits
 from daemon.web.parts import Outlet
 from daemon.web.rendering import Rendering
 from daemon.web.retrieving import Retrieving
@@ -29,10 +29,10 @@ _SEARCHES = {
 }
 
 
-def dicomweb(archive: Archive, kept: Kept, limits: Limits) -> APIRouter:
-    """``limits``: of a film that is decoded. The standard describes the routes; OpenAPI does not."""
+def dicomweb(archive: Archive, kept: Kept, decoder: Decoder) -> APIRouter:
+    """``decoder``: of the films that are drawn. The standard describes the routes; OpenAPI does not."""
     searching = Searching(archive=archive, prefix=PREFIX)
-    rendering = Rendering(kept=kept, limits=limits)
+    rendering = Rendering(kept=kept, decoder=decoder)
     retrieving = Retrieving(archive=archive, headers=Headers(kept=kept), outlet=Outlet(kept=kept), rendering=rendering)
     router = APIRouter(prefix=PREFIX, include_in_schema=False)
     for level, paths in _SEARCHES.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from PIL import Image
 
 from daemon.decoder import Decoder, Look
 from daemon.kept import Kept
-from daemon.sandbox import Limits
 from triage.card import Preprocessing
 from triage.errors import BusyError, NotAnalysed, Reason
 from triage.policy import ungated
@@ -30,12 +28,8 @@ class Rendering:
     """One picture at a time: readers must not take the processor from the films that wait."""
 
     kept: Kept
-    limits: Limits
+    decoder: Decoder
     turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    @cached_property
-    def _decoder(self) -> Decoder:
-        return Decoder(self.limits)
 
     def picture(self, sha256: str, media_type: str) -> bytes:
         """Windowed as stored, bright = dense, at most 2048 pixels a side. Raise NotAnalysed, BusyError."""
@@ -53,7 +47,7 @@ class Rendering:
     def _look(self, path: Path, sha256: str, size_px: int) -> Look:
         """The sandbox gives squares only: a first look says how long the film is."""
         whole = Preprocessing(size_px=size_px, stretch_percentiles=(0.0, 100.0), mean=0.0, std=1.0)
-        look = self._decoder.look(path, sha256=sha256, gate=ungated, preprocessing=whole)
+        look = self.decoder.look(path, sha256=sha256, gate=ungated, preprocessing=whole)
         if look.pixels is None or look.shape is None:
             raise NotAnalysed(look.reason or Reason.DECODE_ERROR)
         return look

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,33 +46,39 @@ class Peer:
 
     association: Association
 
+    def calm(self) -> Association:
+        """With its own thread at rest: pynetdicom 3.0.4 may else take an answer away before its caller sees it."""
+        self.association._reactor_checkpoint.clear()
+        time.sleep(0.02)
+        return self.association
+
     def find(self, model: str = PULL, **values: Any) -> list[Dataset]:
         return self.ask(keys(**values), model)[1]
 
     def ask(self, identifier: Dataset, model: str = PULL) -> tuple[list[int], list[Dataset]]:
         """Statuses, identifiers."""
-        answers = list(self.association.send_c_find(identifier, model))
+        answers = list(self.calm().send_c_find(identifier, model))
         return [status.Status for status, _ in answers], [each for _, each in answers if each is not None]
 
     def uids(self, **values: Any) -> list[str]:
         return [str(each.SOPInstanceUID) for each in self.find(**values)]
 
     def get(self, uid: str, tags: list[int] | None = None) -> tuple[int, Dataset | None]:
-        status, found = self.association.send_n_get(tags or [], PUSH, uid, meta_uid=PULL)
+        status, found = self.calm().send_n_get(tags or [], PUSH, uid, meta_uid=PULL)
         return status.Status, found
 
     def change(self, uid: str, state: str, transaction_uid: str | None) -> int:
         info = keys(ProcedureStepState=state)
         if transaction_uid is not None:
             info.TransactionUID = transaction_uid
-        return int(self.association.send_n_action(info, 1, PUSH, uid, meta_uid=PULL)[0].Status)
+        return int(self.calm().send_n_action(info, 1, PUSH, uid, meta_uid=PULL)[0].Status)
 
     def set(self, uid: str, **values: Any) -> int:
-        return int(self.association.send_n_set(keys(**values), PUSH, uid, meta_uid=PULL)[0].Status)
+        return int(self.calm().send_n_set(keys(**values), PUSH, uid, meta_uid=PULL)[0].Status)
 
     def watch(self, action: int, uid: str, **values: Any) -> int:
         info = keys(**values) if values else None
-        return int(self.association.send_n_action(info, action, PUSH, uid, meta_uid=WATCH)[0].Status)
+        return int(self.calm().send_n_action(info, action, PUSH, uid, meta_uid=WATCH)[0].Status)
 
     def state(self, uid: str) -> str:
         _, found = self.get(uid)

@@ -131,6 +131,7 @@ def own_connection(engine: Engine) -> Patient:
 def unhurried(connection: Connection) -> Iterator[None]:
     """For a transaction that may take as long as it needs: an index on millions of rows."""
     connection.execute(text("SET LOCAL statement_timeout = 0"))
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     driver = connection.connection.driver_connection
     if not isinstance(driver, Patient):
         raise TypeError(driver)
