@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from daemon.environment import read_settings
 from daemon.house import decoding_limits, load, refuse_mismatch
-from daemon.settings import read_settings
 from triage.errors import TriageError
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines instead of a table.")]

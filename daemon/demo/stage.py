@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from daemon.demo.tally import Sent
-from daemon.settings import PREFIX, Settings, environment_without_settings
+from daemon.environment import environment_without_settings
+from daemon.settings import PREFIX, Settings
 from triage.errors import TriageError
 
 HOST = "127.0.0.1"

@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 from running import Daemon
 from sending import send
 
-from daemon.settings import read_settings
+from daemon.environment import read_settings
 from triage.card import read_card
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from daemon.settings import read_settings
+from daemon.environment import read_settings
 
 
 def threads() -> int:

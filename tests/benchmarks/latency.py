@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from daemon.settings import read_settings
+from daemon.environment import read_settings
 from tests import synthetic
 from tests.acceptance.running import Daemon, associated, running, wait_for
 from tests.benchmarks import figures

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from daemon.settings import read_settings
+from daemon.environment import read_settings
 from tests.benchmarks import figures
 from triage.vision.classifier import Classifier, load_classifier, set_threads
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from daemon.settings import read_settings
+from daemon.environment import read_settings
 from tests import synthetic
 from tests.acceptance.running import Daemon, associated, running, wait_for
 from tests.benchmarks import figures

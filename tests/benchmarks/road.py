@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from daemon.settings import read_settings
+from daemon.environment import read_settings
 from tests.acceptance.running import Daemon, associated, wait_for
 from tests.benchmarks import figures
 from tests.benchmarks.claims import empty_database

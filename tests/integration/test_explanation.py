@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+from daemon.environment import read_settings
 from daemon.explanation import explained, kinds_of, png
 from daemon.sandbox import Limits
-from daemon.settings import read_settings
 from synthetic import data_set, film, write
 from triage.errors import NotAnalysed, Reason, TriageError
 from triage.policy import Policy

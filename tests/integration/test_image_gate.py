@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.data import get_testdata_file
 
-from daemon.settings import read_settings
+from daemon.environment import read_settings
 from triage.errors import Reason
 from triage.learning.films import labelled_films
 from triage.learning.shifts import SHIFTS

@@ -26,7 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from daemon.settings import read_settings
+from daemon.environment import read_settings
 from synthetic import compressed, data_set, film
 from triage.errors import NotAnalysed, Reason
 from triage.phantom.film import phantom

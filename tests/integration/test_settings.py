@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from daemon.cli import app
+from daemon.environment import read_settings, table
 from daemon.notation import split_peer
-from daemon.settings import Settings, read_settings, table
+from daemon.settings import Settings
 from triage.errors import SettingsError
 from triage.policy import Policy
 

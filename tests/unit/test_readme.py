@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from daemon.cli import app
-from daemon.settings import DEFAULT_WEIGHTS, Settings, read_settings
+from daemon.environment import read_settings
+from daemon.settings import DEFAULT_WEIGHTS, Settings
 from triage.card import read_card
 from triage.errors import Reason
 from triage.policy import Policy, expected
