@@ -37,12 +37,14 @@ class Preprocessing:
 class Thorax:
     """What the network is shown: the box of the thorax, ``margin`` of its sides wider all round, ``size_px`` square.
 
-    ``smoothing_px``: deviation of a Gaussian over the prepared film, before it is cut; 0 for none.
+    ``smoothing_px``: deviation of a Gaussian over the prepared film, before it is cut; 0 for none. ``without_bars``:
+    even bars along the film's sides are taken off before the thorax is looked for.
     """
 
     margin: float
     size_px: int
     smoothing_px: float = 0.0
+    without_bars: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

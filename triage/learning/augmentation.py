@@ -12,12 +12,14 @@ from torch.nn import functional
 
 from triage.card import Thorax
 from triage.learning.blocks import as_jpeg
+from triage.vision.bars import repeated
 from triage.vision.crop import smoothed, stretched, widened
 
 LEVELS = 256
 # Share of the films that borrow another's exposure, and another's sharpness. The rest stay as they came.
 BORROWING = 0.7
-# Bars of collimation reach at most so far into a crop, each side. On films framed tightly they cover lung.
+# Bars of collimation reach at most so far into a crop, each side, seen or taken off. On films framed tightly they
+# cover lung.
 WIDEST_BAR = 0.12
 # Detail: from so many waves across a film on. Coarser ones are the child.
 COARSEST_DETAIL = 8
@@ -47,6 +49,7 @@ def augmented(
     x = with_noise(x, generator)
     x = with_patches(x, generator)
     x = with_borders(x, generator, widest=WIDEST_BAR)
+    x = with_repeated_edges(x, generator)
     return restretched(x, generator, percentiles)
 
 
@@ -203,6 +206,14 @@ def with_borders(x: Tensor, generator: Generator, *, widest: float = 0.06) -> Te
     outside = (bars[:, 0, :, None] | bars[:, 1, None, :])[:, None] & chosen(generator, count, 0.25)
     grey = uniform(generator, 0, 1, count, 1, 1, 1) * chosen(generator, count, 0.3)
     return torch.where(outside, grey, x)
+
+
+def with_repeated_edges(x: Tensor, generator: Generator) -> Tensor:
+    """A quarter of the films as they are cropped once bars were taken off: see `triage.vision.bars.repeated`."""
+    count, side = len(x), x.shape[-1]
+    width = (uniform(generator, -WIDEST_BAR, WIDEST_BAR, count, 4).clamp(min=0) * side).long()
+    width = width * chosen(generator, count, 0.25)[:, :, 0, 0]
+    return repeated(x, torch.cat([width[:, :2], side - width[:, 2:]], 1))
 
 
 def restretched(x: Tensor, generator: Generator, percentiles: tuple[float, float]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from triage.card import Thorax
 from triage.errors import TriageError
 from triage.learning.augmentation import (
     LEVELS,
@@ -28,10 +29,11 @@ from triage.learning.filmset import Films
 from triage.learning.imagenet import start_network
 from triage.learning.impostors import KINDS, mapped, mirrored
 from triage.learning.progress import Progress
+from triage.vision.bars import inside, repeated
 from triage.vision.crop import stretched
 from triage.vision.efficientnet import channels_last
 from triage.vision.folding import folded
-from triage.vision.thorax import TRUNK_BLOCKS, USUAL_BOX, Locator
+from triage.vision.thorax import TRUNK_BLOCKS, USUAL_BOX, Locator, located
 
 # Of films of the published training split, by one reader's eye, in per cent.
 THORAX_BOXES = Path(__file__).parent / "thorax_boxes.csv"
@@ -203,11 +205,16 @@ def impostors(films: Tensor, generator: Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def boxes_of(locator: Locator, pixels: Tensor, device: torch.device) -> Tensor:
-    """Films uint8 (N, 1, S, S) to boxes (N, 4)."""
+def placed(films: Films, locator: Locator, thorax: Thorax, device: torch.device) -> Films:
+    """Films with their boxes, and without their bars if ``thorax`` says so: as they are cropped in use."""
     locator = channels_last(folded(locator)).to(device)
-    parts = [locator(part.to(device).float() / (LEVELS - 1))[0] for part in torch.split(pixels, 64)]
-    return torch.cat(parts).cpu()
+    parts = [part.to(device).float() / (LEVELS - 1) for part in torch.split(films.pixels, 64)]
+    boxes = torch.cat([located(locator, part, thorax, PERCENTILES)[1] for part in parts]).cpu()
+    if not thorax.without_bars:
+        return replace(films, boxes=boxes)
+    ranges = torch.cat([inside(part) for part in parts]).cpu()
+    pixels, smooth = (repeated(its, ranges) for its in (films.pixels, films.smooth))
+    return replace(films, boxes=boxes, pixels=pixels, smooth=smooth)
 
 
 @torch.no_grad()

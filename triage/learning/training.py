@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from triage.learning.filmset import Films, load_films
 from triage.learning.fitting import Recipe, Run, View, fit, save
 from triage.learning.imagenet import default_start_weights
 from triage.learning.judging import Answers, judged
-from triage.learning.locating import THORAX_BOXES, LocatorRecipe, boxes_of, fit_locator
+from triage.learning.locating import THORAX_BOXES, LocatorRecipe, fit_locator, placed
 from triage.learning.out_of_fold import write_out_of_fold
 from triage.learning.progress import Progress
 from triage.vision.classifier import found_device, probabilities, weights_of
@@ -37,7 +37,7 @@ STEM = "pneumonia"
 # Mean and deviation of the training films after the stretch, rounded.
 PREPROCESSING = Preprocessing(size_px=224, stretch_percentiles=(1.0, 99.0), mean=0.59, std=0.29)
 # Of a film of 224 pixels the thorax is some 180 wide: 160 lose little and take half the time of 224.
-THORAX = Thorax(margin=0.03, size_px=160, smoothing_px=0.8)
+THORAX = Thorax(margin=0.03, size_px=160, smoothing_px=0.8, without_bars=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +101,17 @@ def train(
     films = load_films(material.films, PREPROCESSING, work.progress.say)
     if material.held_out:
         films = without(films, {film.patient for film in labelled_films(material.held_out)})
-    folds = folds_by_patient(films.films, films.digests(), count=work.recipe.folds, seed=work.recipe.seed)
+    digests = films.digests()
+    folds = folds_by_patient(films.films, digests, count=work.recipe.folds, seed=work.recipe.seed)
     work.unfinished.mkdir(parents=True, exist_ok=True)
     locator = located(films, work)
-    films = replace(films, boxes=boxes_of(locator, films.pixels, work.view.device))
+    films = placed(films, locator, work.view.thorax, work.view.device)
     work.progress.begin(work.recipe.epochs * (work.recipe.folds + 1))
     answers = out_of_fold(films, folds, work)
     weights = weights_of(fitted(films, "all", work), locator)
     card = card_of(weights, films, answers, work, date)
     write_weights(weights, out / f"{STEM}.safetensors")
-    write_out_of_fold(out / f"{STEM}.json", card.sha256, films.digests(), folds, answers.plain)
+    write_out_of_fold(out / f"{STEM}.json", card.sha256, digests, folds, answers.plain)
     write_card(card, out / f"{STEM}.json")
     shutil.rmtree(work.unfinished)
     return card

@@ -19,7 +19,7 @@ from triage.study import Finding
 from triage.vision.crop import cropped, widened
 from triage.vision.efficientnet import ARCHITECTURE, CLASSES, EfficientNetLite0, channels_last, stored_tensors
 from triage.vision.folding import folded
-from triage.vision.thorax import Locator
+from triage.vision.thorax import Locator, located
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,9 +85,10 @@ class Classifier:
         thorax = self.card.thorax
         if self.locator is None or thorax is None:
             return films, films.new_tensor([0, 0, 1, 1]).expand(len(films), 4), films.new_ones(len(films))
-        boxes, likeness = self.locator(films)
+        percentiles = self.card.preprocessing.stretch_percentiles
+        films, boxes, likeness = located(self.locator, films, thorax, percentiles)
         boxes = widened(boxes, thorax.margin)
-        return cropped(films, boxes, thorax, self.card.preprocessing.stretch_percentiles), boxes, likeness
+        return cropped(films, boxes, thorax, percentiles), boxes, likeness
 
     def score(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
         """Films (N, size, size) in [0, 1] to calibrated probabilities (N, 3), rows sum to 1, whatever they show.

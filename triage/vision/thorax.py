@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from triage.card import Thorax
+from triage.vision.bars import cut, inside, repeated, uncut
 from triage.vision.efficientnet import STEM_CHANNELS, ConvNorm, inverted_residuals
 
 SIDE_PX = 112
@@ -66,6 +68,20 @@ class Locator(nn.Module):
         """
         strange = (found.mean((2, 3)) - self.centre) @ self.whitening.T
         return 1 - strange.square().sum(1)
+
+
+def located(
+    locator: Locator, films: Tensor, thorax: Thorax, percentiles: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Films (N, 1, S, S) in [0, 1] to films to be cropped (N, 1, S, S), boxes (N, 4) on them and likeness (N).
+
+    Without bars, if the card says so: neither the locator sees them nor what is cropped, which repeats the edge there.
+    """
+    if not thorax.without_bars:
+        return films, *locator(films)
+    ranges = inside(films)
+    boxes, likeness = locator(cut(films, ranges, percentiles))
+    return repeated(films, ranges), uncut(boxes, ranges, films), likeness
 
 
 def place(numbers: int) -> nn.Sequential:
