@@ -121,6 +121,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Of folds, start and augmentation.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = os.cpu_count() or 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    without_bars: Annotated[
+        bool, typer.Option(help="Take even bars along films' sides off, before the thorax is looked for.")
+    ] = False,
 ) -> None:
     """Train the network on labelled films: weights and card. Broken off, it goes on where it was."""
     from daemon.report import TrainingProgress
@@ -133,7 +136,13 @@ def train(
     recipe = Recipe(epochs=epochs, folds=folds, seed=seed, threads=threads)
     with TrainingProgress() as progress:
         card = fit(
-            material, out, date=datetime.now(UTC).date().isoformat(), recipe=recipe, device=device, progress=progress
+            material,
+            out,
+            date=datetime.now(UTC).date().isoformat(),
+            recipe=recipe,
+            device=device,
+            without_bars=without_bars,
+            progress=progress,
         )
     figures = card.metrics["out_of_fold"]
     typer.echo(

@@ -71,7 +71,13 @@ class Told(Progress):
 
 
 def train(
-    films: Path, out: Path, *, recipe: Recipe = RECIPE, progress: Progress | None = None, **material: Path
+    films: Path,
+    out: Path,
+    *,
+    recipe: Recipe = RECIPE,
+    progress: Progress | None = None,
+    without_bars: bool = False,
+    **material: Path,
 ) -> Card:
     boxes = material.pop("boxes", films.parent / "boxes.csv")
     return training.train(
@@ -81,6 +87,7 @@ def train(
         recipe=recipe,
         locator_recipe=LOCATOR,
         device="cpu",
+        without_bars=without_bars,
         progress=progress,
     )
 
@@ -127,6 +134,15 @@ def test_training_gives_weights_and_a_card_that_load_and_can_be_evaluated(invent
     assert json.loads(json.dumps(found)) == found
     (invented / "PNEUMONIA" / "z.jpeg").write_bytes(b"no film")
     assert evaluate(invented, classifier) == found | {"not_analysed": found["not_analysed"] + 1}
+
+
+def test_a_network_can_be_fitted_to_films_without_their_bars(invented: Path, tmp_path: Path) -> None:
+    card = train(invented, tmp_path / "out", without_bars=True)
+    assert card.thorax == Thorax(margin=0.05, size_px=32, without_bars=True)
+    table = read_out_of_fold(tmp_path / "out" / "pneumonia.json", card.sha256)
+    assert table is not None
+    found = evaluate(invented, load_classifier(tmp_path / "out" / "pneumonia.json"), table)
+    assert found["out_of_fold"] == found["n"]  # films are known again by what they were before
 
 
 def test_every_film_was_judged_by_a_network_that_had_not_seen_it(invented: Path, tmp_path: Path) -> None:

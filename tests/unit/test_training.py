@@ -15,7 +15,14 @@ from torch import Generator
 
 from triage.card import Thorax
 from triage.errors import TriageError
-from triage.learning.augmentation import augmented, histograms_of, rising_curves, with_borrowed_detail, with_tone
+from triage.learning.augmentation import (
+    augmented,
+    histograms_of,
+    rising_curves,
+    with_borrowed_detail,
+    with_repeated_edges,
+    with_tone,
+)
 from triage.learning.calibration import HIGHEST, LOWEST, calibration_of, likely_threshold, sensitive_threshold
 from triage.learning.films import BACTERIAL, NORMAL, VIRAL, LabelledFilm, folds_by_patient, groups, labelled, patient_of
 from triage.learning.fitting import batches, class_weights
@@ -138,6 +145,13 @@ def test_augmented_films_are_valid_network_input(pixels: torch.Tensor) -> None:
         assert films.isfinite().all()
         assert films.min() >= 0
         assert films.max() <= 1
+
+
+def test_films_without_bars_are_trained_on_with_repeated_edges(pixels: torch.Tensor) -> None:
+    found = with_repeated_edges(pixels.expand(4, 32, 64, 64).flatten(0, 1)[:, None] / 255, Generator().manual_seed(1))
+    assert found.shape == (128, 1, 64, 64)
+    columns = (found[..., 0] == found[..., 1]).all((1, 2)) & (found[..., -30] != found[..., -29]).any((1, 2))
+    assert 3 <= columns.sum() <= 40
 
 
 def test_augmentation_repeats_with_its_seed_and_differs_without(pixels: torch.Tensor) -> None:

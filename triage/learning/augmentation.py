@@ -49,7 +49,8 @@ def augmented(
     x = with_noise(x, generator)
     x = with_patches(x, generator)
     x = with_borders(x, generator, widest=WIDEST_BAR)
-    x = with_repeated_edges(x, generator)
+    if thorax.without_bars:
+        x = with_repeated_edges(x, generator)
     return restretched(x, generator, percentiles)
 
 

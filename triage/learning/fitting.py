@@ -77,7 +77,7 @@ class Run:
             raise TriageError(f"{len(training)} films to train on are fewer than a batch of {recipe.batch}")
         self.recipe, self.view = recipe, view
         digest = hashlib.sha256(repr((training.digests(), training.labels.tolist())).encode()).hexdigest()
-        self.made_of = {"recipe": recipe.of_fitting(), "films": digest}
+        self.made_of = {"recipe": recipe.of_fitting(), "films": digest, "thorax": asdict(view.thorax)}
         self.epoch = 0
         torch.manual_seed(recipe.seed)  # of the dropout and the new last layer
         self.generator = Generator(view.device).manual_seed(recipe.seed)

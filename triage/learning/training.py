@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ STEM = "pneumonia"
 # Mean and deviation of the training films after the stretch, rounded.
 PREPROCESSING = Preprocessing(size_px=224, stretch_percentiles=(1.0, 99.0), mean=0.59, std=0.29)
 # Of a film of 224 pixels the thorax is some 180 wide: 160 lose little and take half the time of 224.
-THORAX = Thorax(margin=0.03, size_px=160, smoothing_px=0.8, without_bars=True)
+THORAX = Thorax(margin=0.03, size_px=160, smoothing_px=0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +78,13 @@ def train(
     recipe: Recipe | None = None,
     locator_recipe: LocatorRecipe | None = None,
     device: str = "auto",
+    without_bars: bool = False,
     progress: Progress | None = None,
 ) -> Card:
     """Write weights, their card and the out-of-fold answers to ``out``; go on where a run was broken off there.
 
-    ``date``: for the card. ``device``: auto, cpu or cuda. Raise TriageError if the films cannot be used,
-    CardMismatchError if there is no such device, OSError as writing does.
+    ``date``: for the card. ``device``: auto, cpu or cuda. ``without_bars``: see ``Thorax``. Raise TriageError if the
+    films cannot be used, CardMismatchError if there is no such device, OSError as writing does.
     """
     work = Work(
         recipe=recipe or Recipe(),
@@ -91,7 +92,11 @@ def train(
         start_weights=material.start_weights or default_start_weights(),
         boxes=material.boxes,
         about=read_about(material.about),
-        view=View(preprocessing=PREPROCESSING, thorax=THORAX, device=torch.device(found_device(device))),
+        view=View(
+            preprocessing=PREPROCESSING,
+            thorax=replace(THORAX, without_bars=without_bars),
+            device=torch.device(found_device(device)),
+        ),
         unfinished=out / "unfinished",
         progress=progress or Progress(),
     )
