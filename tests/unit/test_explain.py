@@ -13,7 +13,17 @@ from making import CARD
 from triage.learning.faithfulness import area, faith, inside, mean_faith, stability
 from triage.vision.classifier import Classifier
 from triage.vision.efficientnet import EfficientNetLite0
-from triage.vision.explain import Attribution, fitted, gradient, greys_of, hidden, masks, segments_of, superpixels
+from triage.vision.explain import (
+    Attribution,
+    fitted,
+    gradient,
+    greys_of,
+    hidden,
+    log_odds_of,
+    masks,
+    segments_of,
+    superpixels,
+)
 
 SIDE = 64
 
@@ -84,6 +94,17 @@ def test_a_gradient_leaves_the_network_as_it_was(film: np.ndarray, untrained: Cl
     gradient(film, untrained)
     assert np.array_equal(untrained.score(film[None]), before)
     assert not any(parameter.requires_grad for parameter in untrained.network.parameters())
+
+
+def test_a_gradient_accounts_for_what_sets_the_film_apart_from_an_even_grey(
+    film: np.ndarray, untrained: Classifier
+) -> None:
+    """Completeness, as its authors call it: the values sum up to the difference of log-odds."""
+    grey = np.full_like(film, np.quantile(film, 0.5))
+    there, nothing = log_odds_of(np.stack([film, grey]), untrained)
+    assert abs(there - nothing) > 1e-4
+    total = gradient(film, untrained).values.sum() / 16**2
+    assert total == pytest.approx(there - nothing, rel=0.1)
 
 
 def test_weights_of_a_sum_are_its_terms() -> None:

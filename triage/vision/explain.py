@@ -2,8 +2,9 @@
 
 By perturbation (``superpixels``): parts of the crop are hidden by an even grey, which the network knows from training,
 and the log-odds of pneumonia are fitted by the parts left in sight: M. T. Ribeiro et al., "Why Should I Trust You?",
-KDD 2016. By gradient (``gradient``): at a map that still has a place, gradient times activation, summed over channels:
-R. L. Draelos, L. Carin, HiResCAM, arXiv:2011.08891. Either shows what moves this network, not where disease is.
+KDD 2016. By gradient (``gradient``): at a map that still has a place, what differs from the map of an even grey times
+the mean gradient on the way from there, summed over channels: M. Sundararajan et al., "Axiomatic Attribution for Deep
+Networks", ICML 2017. Either shows what moves this network, not where disease is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ KERNEL_WIDTH = 0.25
 RIDGE = 1.0
 # After these blocks the map has a sixteenth of the crop's side: the last that is not too coarse to show.
 PLACED_BLOCKS = 11
+# Of the way from the even grey; and which grey of the crop that is, as a quantile.
+STEPS = 4
+PLAIN_GREY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,17 +60,19 @@ def superpixels(film: NDArray[np.float32], classifier: Classifier, *, samples: i
 
 
 def gradient(film: NDArray[np.float32], classifier: Classifier) -> Attribution:
-    """Film as above. One pass forth and half a pass back: some 30 ms on one core."""
+    """Film as above. Two passes forth and ``STEPS`` halves back: some 50 ms on one core."""
     crop, box = crop_of(film, classifier)
+    plain = np.full_like(crop, np.quantile(crop, PLAIN_GREY))
     network = classifier.network
     with torch.no_grad():
-        placed = network.blocks[:PLACED_BLOCKS](network.stem(classifier.normalised(crop[None])))
-    placed.requires_grad_()
+        placed, nothing = network.blocks[:PLACED_BLOCKS](network.stem(classifier.normalised(np.stack([crop, plain]))))
+    way = (torch.arange(STEPS, device=placed.device) + 0.5)[:, None, None, None] / STEPS
+    between = torch.lerp(nothing[None], placed[None], way).requires_grad_()
     with torch.enable_grad():
-        last = network.head(network.blocks[PLACED_BLOCKS:](placed))
-        (slope,) = torch.autograd.grad(log_odds(network.fc(last.mean((2, 3)))).sum(), placed)
-    values = (slope * placed).sum(1, keepdim=True).detach()  # (1, 1, S / 16, S / 16)
-    spread = functional.interpolate(values, crop.shape, mode="bicubic")[0, 0]
+        last = network.head(network.blocks[PLACED_BLOCKS:](between))
+        (slopes,) = torch.autograd.grad(log_odds(network.fc(last.mean((2, 3)))).sum(), between)
+    values = (slopes.mean(0) * (placed - nothing)).sum(0)  # (S / 16, S / 16)
+    spread = functional.interpolate(values[None, None], crop.shape, mode="bicubic")[0, 0]
     return Attribution(values=spread.cpu().numpy(), segments=None, box=box)
 
 
