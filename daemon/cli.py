@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from daemon import accounts, films, lifecycle, processes
+from daemon import accounts, films, lifecycle, processes, rebuilding
 from daemon.environment import read_settings, table
 from daemon.films import AsJson
 from daemon.house import (
@@ -95,6 +95,9 @@ def close(study_instance_uid: str) -> None:
     house = open_house_with_database("close")
     with accounts.noted(house, "read", study_instance_uid):
         house.reading.close(study_instance_uid)
+
+
+app.command()(rebuilding.rebuild)
 
 
 @app.command("sql-role")

@@ -56,6 +56,9 @@ _COMPLAINTS = (
     "unable to open database file", "readonly database", "database is locked", "disk i/o error", "disk is full",
     "not a database", "malformed",
 )  # fmt: skip
+_DAMAGED = ("not a database", "malformed")
+# Of SQLite's, what may end although nobody mends anything here.
+_PASSING = ("database is locked", "disk i/o error", "disk is full", "readonly database")
 
 
 class DatabaseUnavailableError(TriageError):
@@ -100,9 +103,39 @@ class House:
             schema.upgrade(engine)
         except DatabaseError as error:
             engine.dispose()
-            kind = DatabaseUnavailableError if _may_pass(error, engine.dialect.name) else TriageError
-            raise kind(f"{where}: {_complaint(error)}") from None
+            raise self._refusal(error, engine.dialect.name) from None
         return Store(engine)
+
+    def look_at_database(self) -> None:
+        """Open it and ask it something. Raise TriageError; DatabaseUnavailableError where that may pass."""
+        from triage.records.store import DatabaseError
+
+        try:
+            self.intake.check_policy()
+        except DatabaseError as error:
+            raise self._refusal(error, self.store.backend) from None
+
+    def refuse_damaged(self) -> None:
+        """Raise TriageError. A database that is damaged may answer for a long time, and leave studies out."""
+        from triage.records.schema import is_sound
+        from triage.records.store import DatabaseError
+
+        try:
+            sound = is_sound(self.store.engine)
+        except DatabaseError as error:
+            raise self._refusal(error, self.store.backend) from None
+        if not sound:
+            raise self._refusal(DatabaseError("malformed"), self.store.backend)
+
+    def _refusal(self, error: Exception, backend: str) -> TriageError:
+        from triage.records.store import shown_url
+
+        complaint, file = _complaint(error), self.settings.sqlite_file
+        remedy = ""
+        if file is not None and complaint in _DAMAGED:
+            remedy = f"; move {file.name}, {file.name}-wal and {file.name}-shm aside, then run `triage rebuild`"
+        kind = DatabaseUnavailableError if _may_pass(error, backend) else TriageError
+        return kind(f"database_url {shown_url(self.settings.url)}: {complaint}{remedy}")
 
     @cached_property
     def queue(self) -> Queue:
@@ -220,7 +253,7 @@ def look_at_kept(house: House) -> None:
 def _may_pass(error: Exception, backend: str) -> bool:
     from triage.records.store import OperationError
 
-    return isinstance(error, OperationError) and (backend != "sqlite" or "database is locked" in str(error))
+    return isinstance(error, OperationError) and (backend != "sqlite" or _complaint(error) in _PASSING)
 
 
 def _complaint(error: Exception) -> str:
@@ -249,7 +282,8 @@ def await_database(house: House, stop: threading.Event) -> bool:
     """Whether it was there before ``stop``: a database server may start after us. Raise TriageError if it is wrong."""
     while not stop.is_set():
         try:
-            house.intake.check_policy()  # opens it
+            house.refuse_damaged()
+            house.look_at_database()
         except DatabaseUnavailableError as error:
             log().error("database_unavailable", problem=str(error), retry_seconds=_DATABASE_PAUSE_SECONDS)
             stop.wait(_DATABASE_PAUSE_SECONDS)
@@ -261,7 +295,7 @@ def await_database(house: House, stop: threading.Event) -> bool:
 def need_database(house: House) -> None:
     """End this process if the database is away: who supervises it starts it again, with growing pauses."""
     try:
-        house.intake.check_policy()  # opens it
+        house.look_at_database()
     except DatabaseUnavailableError as error:
         log().error("database_unavailable", problem=str(error))
         raise SystemExit(EXIT_AGAIN) from None

@@ -174,6 +174,11 @@ class Store:
         """The database's clock, UTC."""
         return literal_column(self.clock.now, UtcDateTime)
 
+    def read_clock(self) -> datetime:
+        """What `now` is."""
+        with self.reading() as connection:
+            return connection.execute(select(self.now())).scalar_one()
+
     def after(self, seconds: float) -> ColumnElement[datetime]:
         """``seconds`` from now; negative: ago."""
         return literal_column(self.clock.after.format(seconds=seconds), UtcDateTime)
