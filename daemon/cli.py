@@ -17,13 +17,10 @@ from typing import Annotated
 import typer
 
 from daemon import accounts, films, lifecycle, processes, rebuilding
+from daemon.complaint import DatabaseUnavailableError
 from daemon.environment import read_settings, table
 from daemon.films import AsJson
-from daemon.house import (
-    DatabaseUnavailableError,
-    open_house_with_database,
-    operating_point,
-)
+from daemon.house import open_house_with_database, operating_point
 from triage.card import read_card
 from triage.errors import TriageError
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from daemon import telemetry
+from daemon.complaint import DatabaseUnavailableError, refusal
 from daemon.environment import read_settings
 from daemon.lifecycle import EXIT_AGAIN
 from daemon.notation import split_peer
@@ -48,21 +49,6 @@ if TYPE_CHECKING:
 # A job that nobody has taken for so long means that no worker runs, or that all are far behind.
 WORKER_ABSENT_SECONDS = 60.0
 _DATABASE_PAUSE_SECONDS = 2.0
-# What may be repeated of a database's complaint; the rest of its text stays out of sight.
-_COMPLAINTS = (
-    "connection refused", "timeout expired", "timed out", "no route to host", "network is unreachable",
-    "failed to resolve host", "password authentication failed", "no password supplied", "no pg_hba.conf entry",
-    "does not exist", "permission denied", "starting up", "shutting down", "too many clients",
-    "unable to open database file", "readonly database", "database is locked", "disk i/o error", "disk is full",
-    "not a database", "malformed",
-)  # fmt: skip
-_DAMAGED = ("not a database", "malformed")
-# Of SQLite's, what may end although nobody mends anything here.
-_PASSING = ("database is locked", "disk i/o error", "disk is full", "readonly database")
-
-
-class DatabaseUnavailableError(TriageError):
-    """The database cannot be reached now; nobody has to mend anything here for it to come back."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +76,7 @@ class House:
         from triage.records.postgresql import Site
         from triage.records.store import DatabaseError, Store, open_engine, shown_url
 
-        where = f"database_url {shown_url(self.settings.url)}"
+        shown_url(self.settings.url)  # refuses what is none of ours
         if not self.settings.database_url:
             self.spool  # noqa: B018 - SQLite's folder has to be there
         settings = self.settings
@@ -98,12 +84,12 @@ class House:
         try:
             engine = open_engine(settings.url, site)
         except DatabaseError as error:
-            raise TriageError(f"{where}: {_complaint(error)}") from None
+            raise refusal(error, settings) from None
         try:
             schema.upgrade(engine)
         except DatabaseError as error:
             engine.dispose()
-            raise self._refusal(error, engine.dialect.name) from None
+            raise refusal(error, settings) from None
         return Store(engine)
 
     def look_at_database(self) -> None:
@@ -113,7 +99,7 @@ class House:
         try:
             self.intake.check_policy()
         except DatabaseError as error:
-            raise self._refusal(error, self.store.backend) from None
+            raise refusal(error, self.settings) from None
 
     def refuse_damaged(self) -> None:
         """Raise TriageError. A database that is damaged may answer for a long time, and leave studies out."""
@@ -123,19 +109,9 @@ class House:
         try:
             sound = is_sound(self.store.engine)
         except DatabaseError as error:
-            raise self._refusal(error, self.store.backend) from None
+            raise refusal(error, self.settings) from None
         if not sound:
-            raise self._refusal(DatabaseError("malformed"), self.store.backend)
-
-    def _refusal(self, error: Exception, backend: str) -> TriageError:
-        from triage.records.store import shown_url
-
-        complaint, file = _complaint(error), self.settings.sqlite_file
-        remedy = ""
-        if file is not None and complaint in _DAMAGED:
-            remedy = f"; move {file.name}, {file.name}-wal and {file.name}-shm aside, then run `triage rebuild`"
-        kind = DatabaseUnavailableError if _may_pass(error, backend) else TriageError
-        return kind(f"database_url {shown_url(self.settings.url)}: {complaint}{remedy}")
+            raise refusal(DatabaseError("malformed"), self.settings)
 
     @cached_property
     def queue(self) -> Queue:
@@ -250,17 +226,6 @@ def look_at_kept(house: House) -> None:
         log().error("pixel_store_unavailable", **telemetry.describe(error))
 
 
-def _may_pass(error: Exception, backend: str) -> bool:
-    from triage.records.store import OperationError
-
-    return isinstance(error, OperationError) and (backend != "sqlite" or _complaint(error) in _PASSING)
-
-
-def _complaint(error: Exception) -> str:
-    told = str(error).lower()
-    return next((words for words in _COMPLAINTS if words in told), f"cannot be opened ({type(error).__name__})")
-
-
 def open_house(process: str) -> House:
     """Read the settings and set up logging: the first thing each process does. Its files are its own from then on."""
     os.umask(0o077)
@@ -355,11 +320,14 @@ def decoding_limits(settings: Settings) -> Limits:
 
 
 def load(settings: Settings) -> Classifier:
-    """Raise CardMismatchError."""
+    """Raise CardMismatchError, also where the network does not say here what its card holds of the golden films."""
     from triage.vision.classifier import found_device, load_classifier, set_threads
+    from triage.vision.golden import refuse_wrong
 
     set_threads(settings.torch_threads or max(1, (os.cpu_count() or 1) - 1))
-    return load_classifier(settings.weights_card, found_device(settings.device))
+    classifier = load_classifier(settings.weights_card, found_device(settings.device))
+    refuse_wrong(classifier)
+    return classifier
 
 
 def refuse_mismatch(settings: Settings, policy: Policy) -> None:
