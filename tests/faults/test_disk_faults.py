@@ -127,7 +127,7 @@ def until_full(act: Callable[[int], object]) -> int:
         try:
             act(number)
         except OSError as error:
-            assert error.errno == errno.ENOSPC
+            assert error.errno == errno.ENOSPC  # noqa: PT017 - what it is, and when
             return number
     raise AssertionError("it never filled up")
 
