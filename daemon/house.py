@@ -18,6 +18,7 @@ from daemon.environment import read_settings
 from daemon.lifecycle import EXIT_AGAIN
 from daemon.notation import split_peer
 from daemon.settings import Settings
+from daemon.share import refuse_share
 from daemon.telemetry import log
 from daemon.tls import build_tls
 from triage.card import read_card
@@ -79,6 +80,8 @@ class House:
         shown_url(self.settings.url)  # refuses what is none of ours
         if not self.settings.database_url:
             self.spool  # noqa: B018 - SQLite's folder has to be there
+        if self.settings.sqlite_file is not None:
+            refuse_share(self.settings.sqlite_file)
         settings = self.settings
         site = Site(process=self.process, seconds=settings.database_seconds, most=settings.database_connections_max)
         try:
