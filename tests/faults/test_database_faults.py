@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -197,15 +198,27 @@ def test_workers_that_end_the_same_studies_in_opposite_orders_never_wait_for_eac
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
+def small_disk(folder: Path, options: str = "mode=0700,size=4m") -> Iterator[Path]:
     folder.mkdir(parents=True)
-    mounting = ["mount", "-t", "tmpfs", "-o", "mode=0700,size=4m", "tmpfs", folder]
+    mounting = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
     if os.geteuid() != 0 or subprocess.run(mounting, capture_output=True, check=False).returncode:
         pytest.skip("mounting a disk needs root, and a machine that lets it")
     try:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """To its last byte; the file that did it."""
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        for size in (2**20, 4096):
+            with suppress(OSError):
+                while file.write(b"\1" * size) == size:
+                    pass
+    assert shutil.disk_usage(disk).free == 0
+    return ballast
 
 
 @pytest.mark.fault(90)
@@ -219,11 +232,7 @@ def test_a_database_without_room_takes_nothing_in_and_is_read_also_by_who_starts
             daemon.start(command)
         daemon.wait_until_up()
         assert send(daemon, before.dataset) == [0]
-        ballast = disk / "ballast"
-        with suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while file.write(b"\1" * 4096):
-                pass
-        assert shutil.disk_usage(disk).free == 0
+        ballast = fill(disk)
         assert send(daemon, lost.dataset) == [0xA700]
         daemon.kill("web")
         daemon.start("web")
@@ -234,3 +243,28 @@ def test_a_database_without_room_takes_nothing_in_and_is_read_also_by_who_starts
         assert [entry["study_instance_uid"] for entry in daemon.worklist()] == [before.study, lost.study]
         assert daemon.processes["receive"].poll() is None
         daemon.stop()
+
+
+@pytest.mark.fault(90, 86)
+def test_a_postgresql_whose_disk_is_full_is_away_and_gets_everything_when_there_is_room(
+    make_daemon: Callable[..., Daemon], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films = [chests.chest(tmp_path / "films", side=160) for _ in range(3)]
+    # Not in pytest's own folder: as root the server runs as another user, who may not look in there.
+    with tempfile.TemporaryDirectory(prefix="triage-disk-") as folder:
+        Path(folder).chmod(0o755)
+        with small_disk(Path(folder) / "disk", "mode=0755,size=256m") as disk:
+            monkeypatch.setattr(tempfile, "tempdir", str(disk))
+            with own_server() as server:
+                monkeypatch.undo()
+                daemon = make_daemon(database_url=server.url, database_seconds=5)
+                daemon.start("receive")
+                daemon.wait_until_up(web=False)
+                ballast = fill(disk)
+                assert [send(daemon, film.dataset) for film in films] == [[0]] * 3
+                assert daemon.lines("outage_began")[0]["error"] == "OperationalError"
+                assert daemon.rows("SELECT count(*) FROM instances") == [(0,)]
+                ballast.unlink()
+                daemon.wait_for_log("outage_over", 120)
+                assert daemon.rows("SELECT count(*) FROM instances") == [(3,)]
+                daemon.stop()
