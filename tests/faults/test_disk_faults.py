@@ -81,6 +81,18 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """For whoever opens anything from now on."""
+    if os.geteuid() != 0 or subprocess.run(["mount", "--bind", folder, folder], check=False).returncode:
+        pytest.skip("mounting a folder needs root, and a machine that lets it")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
 @pytest.fixture
 def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is written into it fails from then on, in the processes that are started now; until it is gone."""
@@ -238,6 +250,26 @@ def test_who_has_no_descriptors_for_a_while_goes_on_by_itself_when_there_are(
     wait_for(daemon.live)
     assert [daemon.settled(film.study, 120)["analysis"] for film in films] == ["analysed"] * 3
     assert daemon.ended() == []
+
+
+@pytest.mark.fault(77)
+@pytest.mark.timeout(600)
+def test_who_starts_while_nothing_can_be_written_is_started_again_until_it_can(
+    make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    before, after = (chests.chest(tmp_path / "films", side=256) for _ in range(2))
+    daemon = make_daemon().serve()
+    assert send(daemon, before.dataset) == [0]
+    daemon.settled(before.study, 120)
+    with read_only(daemon.data_dir):
+        for command in ("receive", "work", "schedule", "web"):
+            daemon.kill(command)
+        wait_for(lambda: len(daemon.lines("child_died")) >= 8, 120)
+        assert daemon.ended() == []
+    daemon.wait_until_up()
+    assert send(daemon, after.dataset) == [0]
+    assert daemon.settled(after.study, 120)["analysis"] == "analysed"
+    assert daemon.entry(before.study)["analysis"] == "analysed"
 
 
 @pytest.mark.fault(75, 86)
