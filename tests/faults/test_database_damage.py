@@ -45,6 +45,7 @@ def overwrite(file: Path) -> None:
 
 
 @pytest.mark.fault(91)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("harm", [overwrite, lambda file: file.write_bytes(os.urandom(65536))])
 def test_a_damaged_database_is_refused_in_one_line_and_the_worklist_made_again_from_the_films(
     make_daemon: Callable[..., Daemon], tmp_path: Path, harm: Callable[[Path], object]
@@ -67,7 +68,7 @@ def test_a_damaged_database_is_refused_in_one_line_and_the_worklist_made_again_f
     assert listed(daemon) == [film.study for film in films]
     assert_waiting_since_they_came(daemon, before)
     daemon.serve()
-    assert {daemon.settled(film.study)["analysis"] for film in films} == {"analysed"}
+    assert {daemon.settled(film.study, 180)["analysis"] for film in films} == {"analysed"}
     assert daemon.run("rebuild").stdout.startswith("0 films listed again")
     assert daemon.rows("SELECT count(*) FROM instances") == [(4,)]
 

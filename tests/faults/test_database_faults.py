@@ -90,6 +90,7 @@ def assert_says_that_it_is_away(daemon: Daemon) -> None:
 
 
 @pytest.mark.fault(85)
+@pytest.mark.timeout(600)
 def test_a_database_that_stays_locked_is_out_of_resources_in_time_for_every_sender_and_can_be_read(
     make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_database_that_stays_locked_is_out_of_resources_in_time_for_every_send
 
 
 @pytest.mark.fault(85)
+@pytest.mark.timeout(600)
 def test_a_worker_goes_on_when_the_lock_is_gone(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     films = [chests.chest(tmp_path / "films", side=160) for _ in range(2)]
     daemon = make_daemon(lease_seconds=5)
@@ -125,6 +127,7 @@ def test_a_worker_goes_on_when_the_lock_is_gone(make_daemon: Callable[..., Daemo
 
 
 @pytest.mark.fault(86, 87)
+@pytest.mark.timeout(600)
 def test_behind_a_half_open_connection_receiving_goes_on_to_its_limit_and_no_list_is_said_to_be_empty(
     make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:

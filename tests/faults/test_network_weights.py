@@ -121,7 +121,7 @@ def test_a_network_that_fails_its_self_test_ranks_nobody_until_it_is_put_right(
     daemon = make_daemon(weights_card=paired(tmp_path, altered(SHIPPED.read_bytes()))).serve()
     film = chests.chest(tmp_path / "films", side=256)
     assert send(daemon, film.dataset) == [0]
-    entry = daemon.settled(film.study)
+    entry = daemon.settled(film.study, 180)
     assert (entry["analysis"], entry["reason"], entry["flagged"]) == ("not_analysed", "model_unavailable", False)
     assert "self-test" in daemon.lines("model_unavailable")[0]["problem"]
     assert (daemon.get("/api/health/live").status_code, daemon.get("/api/health/ready").status_code) == (200, 503)
