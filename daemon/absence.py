@@ -29,6 +29,10 @@ class Absence:
                 self._since = time.monotonic()
                 log().error("database_unavailable", **describe(error))
 
+    @property
+    def is_noticed(self) -> bool:
+        return self._since is not None
+
     def over(self) -> None:
         """Whoever has had an answer says so."""
         if self._since is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Protocol
 
 from pydicom.filereader import read_file_meta_info
@@ -50,10 +51,14 @@ class Takes(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Arrivals:
-    """Turns stored files into rows. Repeating it for the same file changes nothing."""
+    """Turns stored files into rows. Repeating it for the same file changes nothing.
+
+    ``arrived_at``: by the database's clock, of files that came before now.
+    """
 
     kept: Kept
     intake: Takes
+    arrived_at: datetime | None = None
 
     def admit(
         self, stored: StoredFile, calling_ae: str = "", head: Head | None = None
@@ -91,6 +96,7 @@ class Arrivals:
             calling_ae=calling_ae,
             quarantined=reason is Reason.QUARANTINED,
             not_analysed=reason,
+            arrived_at=self.arrived_at,
         )
         return received, self._recorded(received)
 

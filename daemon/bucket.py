@@ -75,18 +75,18 @@ class Bucket:
         return aside
 
     @contextmanager
-    def reading(self, sha256: str) -> Iterator[Path]:
+    def reading(self, sha256: str, *, quarantined: bool = False) -> Iterator[Path]:
         copy = self._tray.place()
         try:
-            self._fetch(sha256, copy)
+            self._fetch(f"{room(quarantined=quarantined)}/{name(sha256)}", copy)
             yield copy
         finally:
             copy.unlink(missing_ok=True)
 
-    def _fetch(self, sha256: str, copy: Path) -> None:
+    def _fetch(self, key: str, copy: Path) -> None:
         try:
             with _complaining("GET"), copy.open("xb") as file:
-                for chunk in obstore.get(self._store, f"{INSTANCES}/{name(sha256)}").stream(_CHUNK_BYTES):
+                for chunk in obstore.get(self._store, key).stream(_CHUNK_BYTES):
                     file.write(chunk)
         except FileNotFoundError as error:
             is_gone = _NO_BUCKET not in str(error)
@@ -95,8 +95,12 @@ class Bucket:
             raise NotAnalysed(Reason.PIXELS_UNREADABLE) from None
 
     def quarantine(self, sha256: str) -> None:
+        here, there = f"{INSTANCES}/{name(sha256)}", f"{QUARANTINE}/{name(sha256)}"
         with _complaining("COPY"):
-            obstore.rename(self._store, f"{INSTANCES}/{name(sha256)}", f"{QUARANTINE}/{name(sha256)}")
+            try:
+                obstore.rename(self._store, here, there)
+            except FileNotFoundError:
+                obstore.head(self._store, there)
 
     def delete(self, sha256: str, *, quarantined: bool = False) -> None:
         with _complaining("DELETE"):
@@ -108,7 +112,8 @@ class Bucket:
             for objects in obstore.list(self._store, room(quarantined=quarantined)):
                 for each in objects:
                     if each["last_modified"] <= newest:
-                        yield KeptFile(sha256=Path(each["path"]).stem, size_bytes=each["size"])
+                        sha256 = Path(each["path"]).stem
+                        yield KeptFile(sha256=sha256, size_bytes=each["size"], written_at=each["last_modified"])
 
 
 def _store(where: str, endpoint: str, seconds: float) -> S3Store:

@@ -16,14 +16,11 @@ from typing import Annotated
 
 import typer
 
-from daemon import accounts, films, lifecycle, processes
+from daemon import accounts, films, lifecycle, processes, rebuilding
+from daemon.complaint import DatabaseUnavailableError
 from daemon.environment import read_settings, table
 from daemon.films import AsJson
-from daemon.house import (
-    DatabaseUnavailableError,
-    open_house_with_database,
-    operating_point,
-)
+from daemon.house import open_house_with_database, operating_point
 from triage.card import read_card
 from triage.errors import TriageError
 
@@ -95,6 +92,9 @@ def close(study_instance_uid: str) -> None:
     house = open_house_with_database("close")
     with accounts.noted(house, "read", study_instance_uid):
         house.reading.close(study_instance_uid)
+
+
+app.command()(rebuilding.rebuild)
 
 
 @app.command("sql-role")

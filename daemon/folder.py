@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from daemon.kept import ROOMS, KeptFile, name, room
@@ -47,11 +48,13 @@ class Folder:
         return final
 
     @contextmanager
-    def reading(self, sha256: str) -> Iterator[Path]:
-        yield self.path(sha256)
+    def reading(self, sha256: str, *, quarantined: bool = False) -> Iterator[Path]:
+        yield self.path(sha256, quarantined=quarantined)
 
     def quarantine(self, sha256: str) -> None:
         here, there = self.path(sha256), self.path(sha256, quarantined=True)
+        if there.exists() and not here.exists():
+            return
         here.rename(there)
         fsync_folder(there.parent)
         fsync_folder(here.parent)
@@ -65,7 +68,8 @@ class Folder:
             with suppress(FileNotFoundError):
                 status = path.stat()
                 if status.st_mtime <= newest:
-                    yield KeptFile(sha256=path.stem, size_bytes=status.st_size)
+                    written_at = datetime.fromtimestamp(status.st_mtime, UTC)
+                    yield KeptFile(sha256=path.stem, size_bytes=status.st_size, written_at=written_at)
 
 
 def fsync_folder(folder: Path) -> None:

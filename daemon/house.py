@@ -13,10 +13,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from daemon import telemetry
+from daemon.complaint import DatabaseUnavailableError, refusal
 from daemon.environment import read_settings
 from daemon.lifecycle import EXIT_AGAIN
 from daemon.notation import split_peer
 from daemon.settings import Settings
+from daemon.share import refuse_share
 from daemon.telemetry import log
 from daemon.tls import build_tls
 from triage.card import read_card
@@ -48,18 +50,6 @@ if TYPE_CHECKING:
 # A job that nobody has taken for so long means that no worker runs, or that all are far behind.
 WORKER_ABSENT_SECONDS = 60.0
 _DATABASE_PAUSE_SECONDS = 2.0
-# What may be repeated of a database's complaint; the rest of its text stays out of sight.
-_COMPLAINTS = (
-    "connection refused", "timeout expired", "timed out", "no route to host", "network is unreachable",
-    "failed to resolve host", "password authentication failed", "no password supplied", "no pg_hba.conf entry",
-    "does not exist", "permission denied", "starting up", "shutting down", "too many clients",
-    "unable to open database file", "readonly database", "database is locked", "disk i/o error", "disk is full",
-    "not a database", "malformed",
-)  # fmt: skip
-
-
-class DatabaseUnavailableError(TriageError):
-    """The database cannot be reached now; nobody has to mend anything here for it to come back."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +77,44 @@ class House:
         from triage.records.postgresql import Site
         from triage.records.store import DatabaseError, Store, open_engine, shown_url
 
-        where = f"database_url {shown_url(self.settings.url)}"
+        shown_url(self.settings.url)  # refuses what is none of ours
         if not self.settings.database_url:
             self.spool  # noqa: B018 - SQLite's folder has to be there
+        if self.settings.sqlite_file is not None:
+            refuse_share(self.settings.sqlite_file)
         settings = self.settings
         site = Site(process=self.process, seconds=settings.database_seconds, most=settings.database_connections_max)
         try:
             engine = open_engine(settings.url, site)
         except DatabaseError as error:
-            raise TriageError(f"{where}: {_complaint(error)}") from None
+            raise refusal(error, settings) from None
         try:
             schema.upgrade(engine)
         except DatabaseError as error:
             engine.dispose()
-            kind = DatabaseUnavailableError if _may_pass(error, engine.dialect.name) else TriageError
-            raise kind(f"{where}: {_complaint(error)}") from None
+            raise refusal(error, settings) from None
         return Store(engine)
+
+    def look_at_database(self) -> None:
+        """Open it and ask it something. Raise TriageError; DatabaseUnavailableError where that may pass."""
+        from triage.records.store import DatabaseError
+
+        try:
+            self.intake.check_policy()
+        except DatabaseError as error:
+            raise refusal(error, self.settings) from None
+
+    def refuse_damaged(self) -> None:
+        """Raise TriageError. A database that is damaged may answer for a long time, and leave studies out."""
+        from triage.records.schema import is_sound
+        from triage.records.store import DatabaseError
+
+        try:
+            sound = is_sound(self.store.engine)
+        except DatabaseError as error:
+            raise refusal(error, self.settings) from None
+        if not sound:
+            raise refusal(DatabaseError("malformed"), self.settings)
 
     @cached_property
     def queue(self) -> Queue:
@@ -217,17 +229,6 @@ def look_at_kept(house: House) -> None:
         log().error("pixel_store_unavailable", **telemetry.describe(error))
 
 
-def _may_pass(error: Exception, backend: str) -> bool:
-    from triage.records.store import OperationError
-
-    return isinstance(error, OperationError) and (backend != "sqlite" or "database is locked" in str(error))
-
-
-def _complaint(error: Exception) -> str:
-    told = str(error).lower()
-    return next((words for words in _COMPLAINTS if words in told), f"cannot be opened ({type(error).__name__})")
-
-
 def open_house(process: str) -> House:
     """Read the settings and set up logging: the first thing each process does. Its files are its own from then on."""
     os.umask(0o077)
@@ -249,7 +250,8 @@ def await_database(house: House, stop: threading.Event) -> bool:
     """Whether it was there before ``stop``: a database server may start after us. Raise TriageError if it is wrong."""
     while not stop.is_set():
         try:
-            house.intake.check_policy()  # opens it
+            house.refuse_damaged()
+            house.look_at_database()
         except DatabaseUnavailableError as error:
             log().error("database_unavailable", problem=str(error), retry_seconds=_DATABASE_PAUSE_SECONDS)
             stop.wait(_DATABASE_PAUSE_SECONDS)
@@ -261,7 +263,7 @@ def await_database(house: House, stop: threading.Event) -> bool:
 def need_database(house: House) -> None:
     """End this process if the database is away: who supervises it starts it again, with growing pauses."""
     try:
-        house.intake.check_policy()  # opens it
+        house.look_at_database()
     except DatabaseUnavailableError as error:
         log().error("database_unavailable", problem=str(error))
         raise SystemExit(EXIT_AGAIN) from None
@@ -321,11 +323,14 @@ def decoding_limits(settings: Settings) -> Limits:
 
 
 def load(settings: Settings) -> Classifier:
-    """Raise CardMismatchError."""
+    """Raise CardMismatchError, also where the network does not say here what its card holds of the golden films."""
     from triage.vision.classifier import found_device, load_classifier, set_threads
+    from triage.vision.golden import refuse_wrong
 
     set_threads(settings.torch_threads or max(1, (os.cpu_count() or 1) - 1))
-    return load_classifier(settings.weights_card, found_device(settings.device))
+    classifier = load_classifier(settings.weights_card, found_device(settings.device))
+    refuse_wrong(classifier)
+    return classifier
 
 
 def refuse_mismatch(settings: Settings, policy: Policy) -> None:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -29,10 +30,11 @@ class StoredFile:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptFile:
-    """One of those that are kept, as a listing tells it."""
+    """One of those that are kept, as a listing tells it; ``written_at`` by the clock of whoever keeps it."""
 
     sha256: str
     size_bytes: int
+    written_at: datetime
 
 
 class Kept(Protocol):
@@ -47,14 +49,14 @@ class Kept(Protocol):
     def keep(self, aside: Path, sha256: str, size_bytes: int) -> Path:
         """Durable when this returns, under the name of its content. Where the file can be read for now."""
 
-    def reading(self, sha256: str) -> AbstractContextManager[Path]:
+    def reading(self, sha256: str, *, quarantined: bool = False) -> AbstractContextManager[Path]:
         """A path to the instance, whatever its content is now: see `verify`, which the decoder does by itself.
 
         Raise NotAnalysed: PIXELS_UNREADABLE, or PIXELS_DAMAGED where it is not there.
         """
 
     def quarantine(self, sha256: str) -> None:
-        """Move a file out of the instances, durably."""
+        """Move a file out of the instances, durably. Of one that is there already nothing changes."""
 
     def delete(self, sha256: str, *, quarantined: bool = False) -> None:
         """Deleting what is not there is no error."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,10 +29,15 @@ class Times:
 
 
 class Leases:
-    """A thread extends each of them, until the job's time is up: a worker that hangs loses it."""
+    """A thread extends each of them, until the job's time is up: a worker that hangs loses it.
 
-    def __init__(self, queue: Queue, times: Times, absence: Absence) -> None:
-        self._queue, self._times, self._absence = queue, times, absence
+    ``hangs`` is called when a lease has run out so and the job is still in hand: the thread that has it will not come
+    back. While the database is away everybody waits, and that is no hanging.
+    """
+
+    def __init__(self, queue: Queue, times: Times, absence: Absence, hangs: Callable[[], None] = lambda: None) -> None:
+        self._queue, self._times, self._absence, self._hangs = queue, times, absence, hangs
+        self._last_away = float("-inf")
         self._deadlines: dict[Job, float] = {}
         self._changed = threading.Condition()
         self._done = threading.Event()
@@ -68,6 +74,11 @@ class Leases:
             with self._changed:
                 now = time.monotonic()
                 alive = [job for job, deadline in self._deadlines.items() if now < deadline]
+                first = min(self._deadlines.values(), default=now)
+            if self._absence.is_noticed:
+                self._last_away = now
+            if now - max(first, self._last_away) > self._times.lease_seconds:
+                self._hangs()
             try:
                 for job in alive:
                     self._extend(job)

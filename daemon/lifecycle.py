@@ -7,6 +7,7 @@ starts a dead child again, at once the first time, then with growing pauses; one
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +44,12 @@ def stop_on_signals() -> threading.Event:
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent dies, however it dies; prctl(2)."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def end_hanging() -> None:
+    """End this process at once, whatever its threads are doing: who supervises it starts another."""
+    log().error("process_hangs")
+    os._exit(EXIT_AGAIN)
 
 
 @dataclass

@@ -108,6 +108,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
             times=Times(lease_seconds=settings.lease_seconds, job_seconds=settings.job_seconds),
             pseudonym=house.pseudonym,
             absence=absence,
+            hangs=lifecycle.end_hanging,
         )
         while not stop.is_set():
             if worker.classifier is None:  # films wait, marked as such, until there is a network

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
-from daemon.kept import KeptFile, StoredFile, verify
+from daemon.adoption import Adoption
+from daemon.arrival import Arrivals
 from daemon.spool import Spool
 from daemon.telemetry import describe, log
 from daemon.turn import OnlyTurn, PostgresTurn
-from triage.errors import NotAnalysed
 from triage.jobs import RetryRule
-from triage.records.intake import known_hashes
 from triage.records.postgresql import is_away
 from triage.records.queue import Queue
 from triage.records.store import Store
@@ -79,25 +76,11 @@ class Sweeps:
 
         Their sender was not told that they had been stored and may send them again: that is then the same instance.
         """
-        found = {file.sha256: file for file in self.spool.kept.files(older_than_seconds=_ORPHAN_SECONDS)}
-        orphans = found.keys() - known_hashes(self.store, list(found))
-        adopted = sum(self._adopt(found[sha256]) for sha256 in orphans)
+        adoption = Adoption(store=self.store, kept=self.spool.kept, arrivals=self.arrivals)
+        adopted = sum(adoption.adopt_all(adoption.orphans(older_than_seconds=_ORPHAN_SECONDS)))
         if adopted:
             log().warning("orphans_adopted", count=adopted)
             self.ring()
-
-    def _adopt(self, orphan: KeptFile) -> bool:
-        """Whether it could be read, and is what its name says."""
-        try:
-            with self.spool.kept.reading(orphan.sha256) as path:
-                verify(path, orphan.sha256)
-                stored = StoredFile(path=path, sha256=orphan.sha256, size_bytes=orphan.size_bytes)
-                with suppress(ContradictionError, UnidentifiableError):
-                    self.arrivals.admit(stored)
-        except NotAnalysed as outcome:
-            log().warning("orphan_unreadable", reason=outcome.reason)
-            return False
-        return True
 
     def watch_disk(self) -> None:
         """A word before the receiver starts to refuse."""

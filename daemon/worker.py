@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +43,7 @@ class Worker:
     """``classifier`` is None while the network cannot be loaded: films then wait, marked as not analysed.
 
     As many films are decoded at a time as there are ``decoders``; up to ``batch_max`` go through the network together.
+    ``hangs``: see `daemon.leases`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Worker:
     times: Times
     pseudonym: Pseudonym
     absence: Absence
+    hangs: Callable[[], None] = lambda: None
 
     def run(self, stop: threading.Event, bell: SocketBell | PostgresBell, seconds: float = float("inf")) -> None:
         """Work until asked to stop, or for so long; the jobs in hand are finished first."""
@@ -80,7 +82,7 @@ class Worker:
             return
         look, conclude = partial(self._look, self.classifier), partial(self._conclude, self.classifier)
         with (
-            Leases(self.queue, self.times, self.absence) as leases,
+            Leases(self.queue, self.times, self.absence, self.hangs) as leases,
             Line(self.decoders, leases, look=look, conclude=conclude, most=self.batch_max) as line,
         ):
             yield line

@@ -74,7 +74,8 @@ class Card:
     """``threshold`` and ``likely_threshold`` are calibrated P(pneumonia); see ``Calibration``.
 
     ``sha256`` is of the weights file: thresholds are worth nothing with other weights. Without ``thorax``, as in
-    cards of the first version, the network is shown the whole film. ``curve`` rises in its thresholds.
+    cards of the first version, the network is shown the whole film. ``curve`` rises in its thresholds. ``golden``: what
+    the network said of `triage.vision.golden.golden_films`, a row of three probabilities each.
     """
 
     architecture: str
@@ -88,6 +89,7 @@ class Card:
     date: str
     thorax: Thorax | None = None
     curve: tuple[OperatingPoint, ...] = ()
+    golden: tuple[tuple[float, ...], ...] = ()
     bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -111,11 +113,20 @@ def read_card(path: Path) -> Card:
         raw["thorax"] = Thorax(**raw["thorax"]) if raw.get("thorax") else None
         raw["bias"] = tuple(float(shift) for shift in raw.get("bias", (0, 0, 0)))
         raw["curve"] = _curve(raw.get("curve", ()))
+        raw["golden"] = _golden(raw.get("golden", ()))
         return Card(preprocessing=Preprocessing(**preprocessing), population=Population(**population), **raw)
     except OSError as error:
         raise CardMismatchError(f"card {path.name}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CardMismatchError(f"card {path.name}: not a card of this version ({error})") from error
+
+
+def _golden(rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
+    """Raise ValueError unless there are none or three, of three probabilities each."""
+    golden = tuple(tuple(float(p) for p in row) for row in rows)
+    if golden and [len(row) for row in golden] != [3, 3, 3]:
+        raise ValueError("golden is not three rows of three")
+    return golden
 
 
 def _curve(points: Sequence[dict[str, float]]) -> tuple[OperatingPoint, ...]:

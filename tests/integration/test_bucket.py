@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,9 @@ def test_what_is_written_is_kept_and_read_back_and_nothing_stays_here(spool: Spo
     assert stored.path.read_bytes() == HEADER + b"data set"  # to be parsed, before the row is written
     spool.let_go(stored)
     assert left(spool) == []
-    assert kept(spool) == [KeptFile(sha256=stored.sha256, size_bytes=stored.size_bytes)]
+    (file,) = kept(spool)
+    assert (file.sha256, file.size_bytes) == (stored.sha256, stored.size_bytes)
+    assert abs(datetime.now(UTC) - file.written_at) < timedelta(minutes=5)
     with spool.kept.reading(stored.sha256) as path:
         assert path.read_bytes() == HEADER + b"data set"
         verify(path, stored.sha256)

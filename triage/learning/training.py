@@ -29,7 +29,8 @@ from triage.learning.judging import Answers, judged
 from triage.learning.locating import THORAX_BOXES, LocatorRecipe, fit_locator, placed
 from triage.learning.out_of_fold import write_out_of_fold
 from triage.learning.progress import Progress
-from triage.vision.classifier import found_device, probabilities, weights_of
+from triage.vision import golden
+from triage.vision.classifier import Classifier, found_device, networks_with, probabilities, weights_of
 from triage.vision.efficientnet import ARCHITECTURE, CLASSES, EfficientNetLite0
 from triage.vision.thorax import Locator
 
@@ -114,7 +115,7 @@ def train(
     work.progress.begin(work.recipe.epochs * (work.recipe.folds + 1))
     answers = out_of_fold(films, folds, work)
     weights = weights_of(fitted(films, "all", work), locator)
-    card = card_of(weights, films, answers, work, date)
+    card = with_golden(card_of(weights, films, answers, work, date), weights)
     write_weights(weights, out / f"{STEM}.safetensors")
     write_out_of_fold(out / f"{STEM}.json", card.sha256, digests, folds, answers.plain)
     write_card(card, out / f"{STEM}.json")
@@ -209,6 +210,12 @@ def card_of(weights: bytes, films: Films, answers: Answers, work: Work, date: st
             "out_of_fold_shifted": metrics(shifted, list(films.films) * recipe.shifted_copies, threshold=threshold),
         },
     )
+
+
+def with_golden(card: Card, weights: bytes) -> Card:
+    """With what the very weights that are stored say of the golden films, on this processor."""
+    network, locator = networks_with(weights, thorax=card.thorax is not None)
+    return replace(card, golden=golden.answers(Classifier(network, card, "cpu", locator)))
 
 
 def trained_with(work: Work) -> dict[str, Any]:

@@ -121,8 +121,7 @@ class Intake:
 
     def now(self) -> datetime:
         """By the database's clock."""
-        with self._store.reading() as connection:
-            return connection.execute(select(self._store.now())).scalar_one()
+        return self._store.read_clock()
 
     def _predate(self, connection: Connection, header: Header, then: datetime, *, is_new: bool) -> None:
         """It came while the database was away: its waiting began then."""

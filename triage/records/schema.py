@@ -60,6 +60,14 @@ def upgrade(engine: Engine) -> None:
             raise TriageError("the database was not upgraded: rows would point at what is not there")
 
 
+def is_sound(engine: Engine) -> bool:
+    """Whether SQLite's file holds together: it is read whole. PostgreSQL looks after its own."""
+    if engine.dialect.name != "sqlite":
+        return True
+    with engine.execution_options(reads_only=True).begin() as connection:
+        return bool(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() == "ok")
+
+
 @contextmanager
 def _rebuilding(connection: Connection) -> Iterator[None]:
     """On SQLite a table is changed by a copy that takes its place, which other tables' keys must let happen.

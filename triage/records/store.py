@@ -7,7 +7,7 @@ On PostgreSQL a study's row is locked before anything of it is changed, so that 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from datetime import datetime
 from functools import cached_property
@@ -143,7 +143,7 @@ class Store:
         self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         self.clock = CLOCKS[engine.dialect.name]
         # Who finds SQLite's one lock taken sleeps for milliseconds before another look; threads can do better.
-        self._turn = Lock() if engine.dialect.name == "sqlite" else nullcontext()
+        self._turn = Lock() if engine.dialect.name == "sqlite" else None
 
     @property
     def backend(self) -> str:
@@ -157,8 +157,21 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Commit at the end unless the block raises."""
-        with self._turn, self.engine.begin() as connection:
+        with self._in_turn(), self.engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Whoever waits behind one that waits for the lock gives up when it does: a sender does not wait for a sum."""
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=LOCK_SECONDS):
+            raise OperationalError("BEGIN", None, sqlite_driver.OperationalError("database is locked"))
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def reading(self) -> AbstractContextManager[Connection]:
         """Never takes SQLite's write lock."""
@@ -173,6 +186,11 @@ class Store:
     def now(self) -> ColumnElement[datetime]:
         """The database's clock, UTC."""
         return literal_column(self.clock.now, UtcDateTime)
+
+    def read_clock(self) -> datetime:
+        """What `now` is."""
+        with self.reading() as connection:
+            return connection.execute(select(self.now())).scalar_one()
 
     def after(self, seconds: float) -> ColumnElement[datetime]:
         """``seconds`` from now; negative: ago."""
