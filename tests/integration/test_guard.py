@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -69,6 +69,18 @@ def test_silent_connection_is_closed_after_the_acse_timeout() -> None:
         assert is_closed(peer)
         assert 0.4 < time.monotonic() - began < 2
         assert site.last_end().outcome is Outcome.TIMEOUT
+
+
+def test_request_that_comes_just_as_its_time_runs_out_holds_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The association gives up, and the timer of the upper layer has not rung yet."""
+    monkeypatch.setattr(MonotonicTimer, "expired", False)
+    with listening() as site, site.connect() as peer:
+        time.sleep(0.7)
+        with suppress(ConnectionError):
+            peer.sendall(associate_rq())
+        assert is_closed(peer)
+        assert site.last_end().outcome is Outcome.TIMEOUT
+        assert wait_for(lambda: len(association_threads()) == 1), association_threads()
 
 
 def test_half_a_pdu_header_then_silence_is_closed() -> None:
