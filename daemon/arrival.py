@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -20,9 +21,10 @@ from triage.records.intake import Receipt
 from triage.records.postgresql import is_away
 from triage.records.store import DatabaseError
 from triage.study import Header, ReceivedInstance
-from triage.vision.header import parse_head, parse_header
+from triage.vision.header import parse_head, parse_header, parse_identifiers
 
-_UID = re.compile(r"[0-9.]{1,64}")
+# No value of another form becomes part of an address, where ".." means something else.
+_UID = re.compile(r"(?!.{65})[0-9]+(\.[0-9]+)*")
 
 
 class ContradictionError(Exception):
@@ -66,8 +68,7 @@ class Arrivals:
         try:
             header = (head and parse_head(head.first_bytes, command.transfer_syntax_uid)) or parse_header(stored.path)
         except NotAnalysed as outcome:
-            # Nothing can be made out but the command: list it under a key of our own rather than lose it.
-            return self._receive(stored, _keyed(command), calling_ae, outcome.reason)
+            return self._receive(stored, _identified(stored, command), calling_ae, outcome.reason)
         if not header.sop_instance_uid or not header.sop_class_uid:
             self.kept.quarantine(stored.sha256)
             raise UnidentifiableError
@@ -103,6 +104,15 @@ class Arrivals:
                 raise  # see `daemon.outage`
             log().warning("database_tried_again", **describe(error))
             return self.intake.receive(received)
+
+
+def _identified(stored: StoredFile, command: Header) -> Header:
+    """Of a file that breaks somewhere: under its study if it can be read so far, else under a key of our own."""
+    with suppress(NotAnalysed):
+        header = parse_identifiers(stored.path)
+        if _same(header, command) and _UID.fullmatch(header.study_instance_uid):
+            return header
+    return _keyed(command)
 
 
 def _command(stored: StoredFile) -> Header:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import socket
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
+from pydicom import Dataset
+
+import synthetic
+from making import encoded
 
 ROOMS = [str(Path(__file__).resolve().parents[1] / room) for room in ("acceptance", "integration")]
 sys.path += [room for room in ROOMS if room not in sys.path]
 
-from listening import associate_rq, element, p_data, pdu, read_pdu, status_of, us  # noqa: E402 - found just now
+import chests  # noqa: E402 - found just now
+from listening import associate_rq, element, p_data, pdu, read_pdu, status_of, us  # noqa: E402 - the same
 from running import Daemon, running, wait_for  # noqa: E402 - the same
 
 MIB = 2**20
 CR = "1.2.840.10008.5.1.4.1.1.1"
 EXPLICIT = "1.2.840.10008.1.2.1"
 # Peers may be from any address of this machine, under these names.
+__all__ = ["associate_rq", "chests", "replace", "socket"]
 PEERS = {"dicom_strict_loopback": True, "dicom_peers": "PACS@127.0.0.0/8,PACS@::1,MODALITY@127.0.0.0/8"}
 QUICK = {"dicom_pdu_seconds": 3, "dicom_acse_seconds": 3, "dicom_idle_seconds": 8}
 FRAGMENT_BYTES = 100_000
@@ -174,3 +182,67 @@ def send_raw(
             peer.sendall(pdu(5, bytes(4)))
             read_pdu(peer)
         return status
+
+
+# -- films ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A data set as it travels, and under which UIDs."""
+
+    content: bytes
+    study: str = ""
+    sop: str = "1.2.3.1"
+    sop_class: str = CR
+    syntax: str = EXPLICIT
+
+    def to(self, daemon: Daemon) -> int | None:
+        """The status that it gets."""
+        return send_raw(daemon, self.content, sop_class=self.sop_class, sop_instance=self.sop, syntax=str(self.syntax))
+
+
+def good(**elements: Any) -> Dataset:
+    """A small child's frontal film with UIDs of its own; ``elements`` by keyword, None deletes."""
+    return chests.dataset(synthetic.film(rows=320, columns=320), **elements)
+
+
+def travelling(made: Dataset, content: bytes | None = None) -> Sent:
+    """As its sender would send it, or other bytes under its UIDs."""
+    syntax = made.file_meta.TransferSyntaxUID
+    return Sent(
+        content=encoded(made) if content is None else content,
+        study=str(made.get("StudyInstanceUID", "")),
+        sop=str(made.SOPInstanceUID),
+        sop_class=str(made.SOPClassUID),
+        syntax=str(syntax),
+    )
+
+
+def raw(group: int, number: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
+    """An element in Explicit VR, whatever it holds; ``length`` as it is stated."""
+    stated = len(value) if length is None else length
+    if vr in {b"OB", b"OW", b"SQ", b"UN", b"UT"}:
+        return struct.pack("<HH2s2xL", group, number, vr, stated) + value
+    return struct.pack("<HH2sH", group, number, vr, stated) + value
+
+
+def inserted(made: Dataset, element: bytes) -> bytes:
+    """The data set with an element more, at the place where its tag belongs."""
+    tag = struct.unpack_from("<HH", element)
+    before, after = Dataset(), Dataset()
+    for each in made:
+        (before if (each.tag.group, each.tag.element) < tag else after).add(each)
+    return encoded(before) + element + encoded(after)
+
+
+def outcome(daemon: Daemon, study: str) -> tuple[str, str | None]:
+    """Analysis and reason of a listed study, once it is no longer pending."""
+    entry = daemon.settled(study, 120)
+    return entry["analysis"], entry["reason"]
+
+
+def is_served(daemon: Daemon) -> bool:
+    """Whether a good film that comes now is analysed."""
+    film = travelling(good())
+    return film.to(daemon) == 0 and outcome(daemon, film.study) == ("analysed", None)

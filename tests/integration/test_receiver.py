@@ -110,7 +110,7 @@ def test_an_empty_data_set_cannot_be_understood(receiver: Receiver, spool: Spool
     assert kept(spool) == 0
 
 
-@pytest.mark.parametrize("uid", [None, "../../etc/passwd", "1.2.<script>", "1" * 65])
+@pytest.mark.parametrize("uid", [None, "../../etc/passwd", "..", "1.2.<script>", "1" * 65])
 def test_an_object_without_a_usable_study_is_listed_under_a_key_of_its_own(
     receiver: Receiver, engine: Engine, uid: str | None
 ) -> None:
@@ -130,6 +130,12 @@ def test_bytes_that_cannot_be_parsed_are_kept_and_listed(receiver: Receiver, eng
     assert stored(receiver, nested) == 0x0000
     ((_, analysis, reason),) = worklist(engine)
     assert (analysis, reason, kept(spool)) == ("not_analysed", "decode_error", 1)
+
+
+def test_a_film_that_breaks_behind_its_study_is_listed_under_it(receiver: Receiver, engine: Engine) -> None:
+    nested = b"\x21\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 5000
+    assert stored(receiver, encoded(data_set()) + nested) == 0x0000
+    assert worklist(engine) == [("1.2.1", "not_analysed", "decode_error")]
 
 
 def test_an_instance_that_does_not_come_to_its_end_leaves_nothing(receiver: Receiver, spool: Spool) -> None:
