@@ -32,7 +32,7 @@ class ContradictionError(Exception):
 
 
 class UnidentifiableError(Exception):
-    """The data set is empty or names no SOP instance; its bytes, if any, are in quarantine."""
+    """The data set is empty or names no SOP instance; its bytes are in quarantine, and its study, if any, is listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +69,12 @@ class Arrivals:
             header = (head and parse_head(head.first_bytes, command.transfer_syntax_uid)) or parse_header(stored.path)
         except NotAnalysed as outcome:
             return self._receive(stored, _identified(stored, command), calling_ae, outcome.reason)
-        if not header.sop_instance_uid or not header.sop_class_uid:
+        nameless = not header.sop_instance_uid or not header.sop_class_uid
+        if nameless or not _same(header, command):
+            if _UID.fullmatch(header.study_instance_uid):  # first: else nobody would try again
+                self._receive(stored, _named(header, command), calling_ae, Reason.QUARANTINED)
             self.kept.quarantine(stored.sha256)
-            raise UnidentifiableError
-        if not _same(header, command):
-            if _UID.fullmatch(header.study_instance_uid):
-                self._receive(stored, header, calling_ae, Reason.QUARANTINED)  # first: else nobody would try again
-            self.kept.quarantine(stored.sha256)
-            raise ContradictionError
+            raise UnidentifiableError if nameless else ContradictionError
         if not _UID.fullmatch(header.study_instance_uid):
             return self._receive(stored, _keyed(header), calling_ae, Reason.IDENTITY_CONFLICT)
         reason = None if header.sop_class_uid in ANALYSED_SOP_CLASSES else Reason.UNSUPPORTED_SOP_CLASS
@@ -127,6 +125,15 @@ def _command(stored: StoredFile) -> Header:
 
 def _same(header: Header, command: Header) -> bool:
     return (header.sop_class_uid, header.sop_instance_uid) == (command.sop_class_uid, command.sop_instance_uid)
+
+
+def _named(header: Header, command: Header) -> Header:
+    """Under the UIDs of its command where it has none."""
+    return replace(
+        header,
+        sop_class_uid=header.sop_class_uid or command.sop_class_uid,
+        sop_instance_uid=header.sop_instance_uid or command.sop_instance_uid,
+    )
 
 
 def _keyed(header: Header) -> Header:

@@ -45,11 +45,14 @@ def quarantined(daemon: Daemon) -> int:
 
 @pytest.mark.fault(27)
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SOPClassUID"])
-def test_an_object_that_names_no_instance_is_refused_and_kept_aside(daemon: Daemon, keyword: str) -> None:
+def test_an_object_that_names_no_instance_is_refused_kept_aside_and_its_study_is_listed(
+    daemon: Daemon, keyword: str
+) -> None:
     made, nameless, before = good(), good(), quarantined(daemon)
     delattr(nameless, keyword)
     assert travelling(made, encoded(nameless)).to(daemon) == CANNOT_UNDERSTAND
     assert quarantined(daemon) == before + 1
+    assert outcome(daemon, nameless.StudyInstanceUID) == not_analysed("quarantined")
 
 
 @pytest.mark.fault(28, 30, 31)

@@ -101,7 +101,7 @@ def test_an_object_that_names_no_instance_cannot_be_understood(
     receiver: Receiver, engine: Engine, spool: Spool, changes: dict[str, None]
 ) -> None:
     assert stored(receiver, encoded(data_set(**changes))) == 0xC000
-    assert worklist(engine) == []
+    assert worklist(engine) == [("1.2.1", "not_analysed", "quarantined")]
     assert len(list(spool.kept.files(0, quarantined=True))) == 1
 
 
