@@ -109,10 +109,8 @@ def test_the_same_film_again_and_from_two_senders_at_once_is_one_row_and_one_job
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda _: film.to(daemon), range(8))) == [SUCCESS] * 8
     assert outcome(daemon, film.study) == ANALYSED
-    counts = (
-        "SELECT count(*), count(job_id) FROM instances LEFT JOIN jobs USING (instance_id) WHERE sop_instance_uid=:u"
-    )
-    assert daemon.rows(counts + ":u", u=film.sop) == [(1, 1)]
+    told = "SELECT count(*), count(job_id) FROM instances LEFT JOIN jobs USING (instance_id) WHERE sop_instance_uid=:u"
+    assert daemon.rows(told, u=film.sop) == [(1, 1)]
 
 
 @pytest.mark.fault(33, 35)
