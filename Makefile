@@ -11,7 +11,7 @@ STAMP  := .venv/.installed
 # Debian asks it before a package's service is started; 101 is no.
 POLICY := /usr/sbin/policy-rc.d
 
-.PHONY: setup demo test lint types bench train clean
+.PHONY: setup demo test lint types bench fuzz train clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
@@ -49,6 +49,9 @@ types: $(STAMP) ## mypy, strict
 
 bench: $(STAMP) ## how fast, beside peers and what is possible (ONLY=latency; the README names them)
 	$(V)/python -m tests.benchmarks $(ONLY)
+
+fuzz: $(STAMP) ## coverage-guided fuzzing of what reads bytes of strangers, MINUTES=10 for each of three
+	$(V)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 train: $(STAMP) ## train on FILMS (folders NORMAL and PNEUMONIA, or a CSV) but HELD_OUT, write to OUT
 	$(V)/triage train --films "$(FILMS)" --out "$(or $(OUT),trained)" $(if $(HELD_OUT),--held-out "$(HELD_OUT)")

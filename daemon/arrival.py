@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
@@ -21,9 +22,10 @@ from triage.records.intake import Receipt
 from triage.records.postgresql import is_away
 from triage.records.store import DatabaseError
 from triage.study import Header, ReceivedInstance
-from triage.vision.header import parse_head, parse_header
+from triage.vision.header import parse_head, parse_header, parse_identifiers
 
-_UID = re.compile(r"[0-9.]{1,64}")
+# No value of another form becomes part of an address, where ".." means something else.
+_UID = re.compile(r"(?!.{65})[0-9]+(\.[0-9]+)*")
 
 
 class ContradictionError(Exception):
@@ -31,7 +33,7 @@ class ContradictionError(Exception):
 
 
 class UnidentifiableError(Exception):
-    """The data set is empty or names no SOP instance; its bytes, if any, are in quarantine."""
+    """The data set is empty or names no SOP instance; its bytes are in quarantine, and its study, if any, is listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +73,13 @@ class Arrivals:
         try:
             header = (head and parse_head(head.first_bytes, command.transfer_syntax_uid)) or parse_header(stored.path)
         except NotAnalysed as outcome:
-            # Nothing can be made out but the command: list it under a key of our own rather than lose it.
-            return self._receive(stored, _keyed(command), calling_ae, outcome.reason)
-        if not header.sop_instance_uid or not header.sop_class_uid:
+            return self._receive(stored, _identified(stored, command), calling_ae, outcome.reason)
+        nameless = not header.sop_instance_uid or not header.sop_class_uid
+        if nameless or not _same(header, command):
+            if _UID.fullmatch(header.study_instance_uid):  # first: else nobody would try again
+                self._receive(stored, _named(header, command), calling_ae, Reason.QUARANTINED)
             self.kept.quarantine(stored.sha256)
-            raise UnidentifiableError
-        if not _same(header, command):
-            if _UID.fullmatch(header.study_instance_uid):
-                self._receive(stored, header, calling_ae, Reason.QUARANTINED)  # first: else nobody would try again
-            self.kept.quarantine(stored.sha256)
-            raise ContradictionError
+            raise UnidentifiableError if nameless else ContradictionError
         if not _UID.fullmatch(header.study_instance_uid):
             return self._receive(stored, _keyed(header), calling_ae, Reason.IDENTITY_CONFLICT)
         reason = None if header.sop_class_uid in ANALYSED_SOP_CLASSES else Reason.UNSUPPORTED_SOP_CLASS
@@ -111,6 +110,15 @@ class Arrivals:
             return self.intake.receive(received)
 
 
+def _identified(stored: StoredFile, command: Header) -> Header:
+    """Of a file that breaks somewhere: under its study if it can be read so far, else under a key of our own."""
+    with suppress(NotAnalysed):
+        header = parse_identifiers(stored.path)
+        if _same(header, command) and _UID.fullmatch(header.study_instance_uid):
+            return header
+    return _keyed(command)
+
+
 def _command(stored: StoredFile) -> Header:
     meta = read_file_meta_info(stored.path)
     return Header(
@@ -123,6 +131,15 @@ def _command(stored: StoredFile) -> Header:
 
 def _same(header: Header, command: Header) -> bool:
     return (header.sop_class_uid, header.sop_instance_uid) == (command.sop_class_uid, command.sop_instance_uid)
+
+
+def _named(header: Header, command: Header) -> Header:
+    """Under the UIDs of its command where it has none."""
+    return replace(
+        header,
+        sop_class_uid=header.sop_class_uid or command.sop_class_uid,
+        sop_instance_uid=header.sop_instance_uid or command.sop_instance_uid,
+    )
 
 
 def _keyed(header: Header) -> Header:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from pydicom import Dataset
 
+from daemon.confinement import give_up_rights, leave_network
 from daemon.sandbox import Limits, confine
 from triage.errors import NotAnalysed, Reason
 from triage.vision.part10 import exceptions_as_reasons, read_part10
@@ -55,6 +56,8 @@ def main() -> None:
     warnings.simplefilter("ignore")  # they hold values of data sets
     logging.disable(logging.CRITICAL)
     request = json.loads(sys.stdin.buffer.read())
+    leave_network()
+    give_up_rights()
     confine(_LIMITS)
     for path in request["paths"]:
         sys.stdout.write(answer(Path(path), _ASKED[request["ask"]]) + "\n")

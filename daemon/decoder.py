@@ -21,7 +21,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.sandbox import ALIVE, LENGTH, LENGTHS, MOST_REPORT_BYTES, Limits, Request
+from daemon.confinement import Refused
+from daemon.sandbox import ALIVE, LENGTH, LENGTHS, MOST_REPORT_BYTES, REFUSED_SHIFT, Limits, Request
 from triage.card import Preprocessing
 from triage.errors import Reason
 from triage.study import ClinicalPriority, Header
@@ -69,6 +70,7 @@ class Decoder:
         self._control: socket.socket | None = None
         self._line: socket.socket | None = None  # to the child of the next look
         self._seen = 0  # films, by that child
+        self._refused: Refused | None = None  # None until that child has said it is alive
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +95,12 @@ class Decoder:
         """Start the nursery now, so that the first film need not wait for it."""
         with self._turn:
             self._expect()
+
+    def refused(self) -> Refused:
+        """What the kernel would not take from the next film's child. Waits for its birth."""
+        with self._turn, suppress(_NoChildError):
+            self._child()
+        return self._refused or Refused(0)
 
     def close(self) -> None:
         """End the nursery and its child. A later look starts anew."""
@@ -124,14 +132,8 @@ class Decoder:
         self._expect()
         if self._line is None:
             raise _NoChildError
-        if not self._seen:
-            try:
-                self._line.settimeout(_BIRTH_SECONDS)
-                alive = self._line.recv(1)
-            except OSError:
-                raise _NoChildError from None
-            if alive != ALIVE:
-                raise _NoChildError
+        if self._refused is None:
+            self._refused = _refused_by(self._line)
         return self._line
 
     def _dismiss(self) -> None:
@@ -151,7 +153,7 @@ class Decoder:
         except OSError:
             line.close()
         else:
-            self._line, self._seen = line, 0
+            self._line, self._seen, self._refused = line, 0, None
 
     def _nursery_control(self) -> socket.socket:
         if self._control is None:
@@ -191,6 +193,18 @@ class Decoder:
             raise _SilenceError from None
         except OSError:
             return b"", b""
+
+
+def _refused_by(line: socket.socket) -> Refused:
+    """What the first byte of a child says."""
+    try:
+        line.settimeout(_BIRTH_SECONDS)
+        alive = line.recv(1)
+    except OSError:
+        raise _NoChildError from None
+    if not alive or not alive[0] & ALIVE[0]:
+        raise _NoChildError
+    return Refused(alive[0] >> REFUSED_SHIFT)
 
 
 def _exactly(line: socket.socket, count: int, deadline: float) -> bytes:

@@ -110,6 +110,9 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
             absence=absence,
             hangs=lifecycle.end_hanging,
         )
+        refused = decoders[0].refused()
+        if refused:  # decoding goes on with the rest of what confines it
+            log().warning("sandbox_weaker", problem=f"refused by the kernel: {refused.words}")
         while not stop.is_set():
             if worker.classifier is None:  # films wait, marked as such, until there is a network
                 worker.run(stop, listening, seconds=NETWORK_PAUSE_SECONDS)

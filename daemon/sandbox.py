@@ -8,7 +8,6 @@ film only after a sound one: a birth costs more than a look.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import hashlib
 import io
@@ -33,20 +32,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from daemon.confinement import Refused, give_up_rights, leave_network, prctl
 from triage.card import Preprocessing
 from triage.errors import NotAnalysed, Reason
 from triage.study import Header, PixelImage
 from triage.vision.header import parse_header
 from triage.vision.pixels import prepare, read_dicom, read_pixels
 
-# First sign of life of a child: what goes wrong before it is the nursery's fault, after it the file's.
+# First sign of life of a child: what goes wrong before it is the nursery's fault, after it the file's. The bits above
+# say what the kernel would not take from it.
 ALIVE = b"\x01"
+REFUSED_SHIFT = 1
 LENGTH = struct.Struct("<I")
 # Before an answer: bytes of its report and of its pixels.
 LENGTHS = struct.Struct("<II")
 MOST_REPORT_BYTES = 64 * 1024
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OPEN_FILES = 16
 _NOT_YET_SECONDS = 0.02
 _CODECS = ("JPEG8", "JPEGLS", "JPEG2K", "HTJ2K", "DICOMRLE")
@@ -78,6 +80,7 @@ def main() -> None:
     worker = socket.socket(fileno=os.dup(0))
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
+    refused = leave_network()
     warm_up()
     child = 0
     while True:
@@ -86,7 +89,7 @@ def main() -> None:
         if not byte:
             return
         with socket.socket(fileno=sockets[0]) as line:
-            child = _give_birth(worker, line)
+            child = _give_birth(worker, line, refused)
 
 
 def warm_up() -> None:
@@ -119,7 +122,7 @@ def _bury(child: int) -> None:
         os.waitpid(child, 0)
 
 
-def _give_birth(worker: socket.socket, line: socket.socket) -> int:
+def _give_birth(worker: socket.socket, line: socket.socket, refused: Refused) -> int:
     nursery = os.getpid()
     child = os.fork()
     if child:
@@ -127,17 +130,18 @@ def _give_birth(worker: socket.socket, line: socket.socket) -> int:
     status = 1
     try:
         worker.close()
-        _live(line, nursery)
+        _live(line, nursery, refused)
         status = 0
     finally:
         os._exit(status)  # no clean-up of what belongs to the nursery
 
 
-def _live(line: socket.socket, nursery: int) -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _live(line: socket.socket, nursery: int, refused: Refused) -> None:
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != nursery:  # it died before that
         return
-    line.sendall(ALIVE)
+    refused |= give_up_rights()
+    line.sendall(bytes((ALIVE[0] | refused << REFUSED_SHIFT,)))
     if not select.select([line], [], [], _NOT_YET_SECONDS)[0]:
         _look_at_a_wedge()  # while nobody waits: the memory that a look touches becomes this process's own
     with line.makefile("rb") as incoming:
@@ -160,7 +164,7 @@ def _answer(content: bytes) -> tuple[bytes, NDArray[np.float32] | None]:
 
 
 def confine(limits: Limits) -> None:
-    """From here on: no more memory, time, files or rights than the files may cost. Again: changes nothing."""
+    """From here on: no more memory, time or files than the films may cost. Again: changes nothing."""
     _limit(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
     _limit(
         resource.RLIMIT_CPU, int(limits.seconds * limits.films) + 2
@@ -169,8 +173,6 @@ def confine(limits: Limits) -> None:
     _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NPROC, 0)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def _limit(what: int, most: int) -> None:
@@ -182,12 +184,6 @@ def _limit(what: int, most: int) -> None:
 def _address_space() -> int:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     return pages * resource.getpagesize()
-
-
-def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
 
 
 def answer(request: Request) -> tuple[bytes, NDArray[np.float32] | None]:

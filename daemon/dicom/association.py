@@ -129,6 +129,15 @@ class GuardedAssociation(Association):
             self.dul.socket._shutdown_socket()  # noqa: SLF001 - our override
             self._listener.forget(self, self._peer, self.summary())
 
+    def kill(self) -> None:
+        """The stock method waits for the upper layer to end, which may have taken a request just as its time ran out:
+        nobody is left to answer it, and the slot would be the peer's for as long as it likes.
+        """
+        if self.requestor.primitive is None:
+            self._journal.note(Outcome.TIMEOUT)
+            self.dul.socket.cut()
+        super().kill()
+
     def _run_reactor(self) -> None:
         """pynetdicom has accepted. Its upper layer sends the acceptance and ends; the socket is this thread's now."""
         self.dul.join()

@@ -32,7 +32,7 @@ CANARY = "CANARY-7741"
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[Decoder]:
-    with Decoder(Limits(seconds=2.0, memory_bytes=512 * 2**20)) as decoder:
+    with Decoder(Limits(seconds=4.0, memory_bytes=512 * 2**20)) as decoder:
         yield decoder
 
 
@@ -107,6 +107,7 @@ INJECTED = [
 ]
 
 
+@pytest.mark.fault(72, 73)
 @pytest.mark.parametrize(("gate", "reason"), INJECTED)
 def test_what_the_child_suffers_is_a_reason_and_the_next_film_is_fine(
     decoder: Decoder, path: Path, gate: Gate, reason: Reason
@@ -117,6 +118,7 @@ def test_what_the_child_suffers_is_a_reason_and_the_next_film_is_fine(
     assert look(decoder, path).reason is None
 
 
+@pytest.mark.fault(41)
 def test_a_file_larger_than_the_limit_is_not_read(path: Path) -> None:
     with Decoder(Limits(file_bytes=1000)) as decoder:
         assert look(decoder, path).reason is Reason.TOO_LARGE
@@ -124,8 +126,7 @@ def test_a_file_larger_than_the_limit_is_not_read(path: Path) -> None:
 
 def test_the_child_cannot_write_files(decoder: Decoder, path: Path, tmp_path: Path) -> None:
     look(decoder, path, partial(gates.write_a_file, folder=str(tmp_path)))
-    leak = tmp_path / "leak"
-    assert not leak.exists() or not leak.stat().st_size
+    assert not (tmp_path / "leak").exists()
 
 
 def test_the_child_has_no_torch_and_no_secrets(decoder: Decoder, path: Path) -> None:
@@ -168,11 +169,11 @@ def test_a_dead_nursery_is_replaced(decoder: Decoder, path: Path) -> None:
     assert nursery(decoder).pid != before
 
 
-def test_a_child_does_not_outlive_its_nursery(path: Path, tmp_path: Path) -> None:
-    sign = tmp_path / "asleep"
+def test_a_child_does_not_outlive_its_nursery(path: Path) -> None:
     with Decoder(Limits(seconds=100)) as decoder, ThreadPoolExecutor(1) as pool:
-        sleeping = pool.submit(look, decoder, path, partial(gates.sleep, sign=sign))
-        while not sign.exists():
+        decoder.refused()  # waits for a first child
+        sleeping = pool.submit(look, decoder, path, partial(gates.sleep, sign="asleep"))
+        while not any(child.name() == "asleep" for child in _wait_for_children(nursery(decoder))):
             time.sleep(0.01)
         children = _wait_for_children(nursery(decoder))
         nursery(decoder).kill()
@@ -229,6 +230,7 @@ def _wait_for_children(process: psutil.Process) -> list[psutil.Process]:
     pytest.fail("no child was seen")
 
 
+@pytest.mark.fault(53, 70)
 def test_every_odd_file_of_pydicom_gets_an_answer() -> None:
     folder = Path(pydicom.__file__).parent / "data" / "test_files"
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -255,6 +257,7 @@ def test_a_child_is_born_before_it_is_needed_and_serves_as_many_films_as_it_may(
         assert only_child(decoder, but=first).pid != first.pid
 
 
+@pytest.mark.fault(72)
 @pytest.mark.parametrize("gate", [gates.closed_gate, gates.crash, gates.babble, gates.broken_gate])
 def test_after_anything_but_a_sound_film_another_child_serves(decoder: Decoder, path: Path, gate: Gate) -> None:
     assert look(decoder, path).reason is None
@@ -263,6 +266,7 @@ def test_after_anything_but_a_sound_film_another_child_serves(decoder: Decoder, 
     assert only_child(decoder, but=before).pid != before.pid
 
 
+@pytest.mark.fault(72)
 def test_a_film_is_not_blamed_for_the_death_of_a_child_that_served_others(decoder: Decoder, path: Path) -> None:
     assert look(decoder, path).reason is None
     only_child(decoder).kill()

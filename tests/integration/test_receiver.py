@@ -75,6 +75,7 @@ def test_success_means_file_study_instance_and_job(receiver: Receiver, engine: E
     assert spool.kept.path(sha256).read_bytes().endswith(encoded(data_set()))
 
 
+@pytest.mark.fault(32)
 def test_the_same_instance_again_is_success_and_no_second_job(receiver: Receiver, engine: Engine, spool: Spool) -> None:
     assert [stored(receiver, encoded(data_set())) for _ in range(2)] == [0, 0]
     with engine.connect() as connection:
@@ -87,6 +88,7 @@ def test_another_kind_of_object_is_stored_and_listed_as_not_analysed(receiver: R
     assert worklist(engine) == [("1.2.1", "not_analysed", "unsupported_sop_class")]
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("changes", [{"SOPInstanceUID": "1.2.3.999"}, {"SOPClassUID": SR}])
 def test_a_data_set_that_contradicts_its_command_is_refused_quarantined_and_listed(
     receiver: Receiver, engine: Engine, spool: Spool, changes: dict[str, str]
@@ -96,21 +98,24 @@ def test_a_data_set_that_contradicts_its_command_is_refused_quarantined_and_list
     assert (kept(spool), len(list(spool.kept.files(0, quarantined=True)))) == (0, 1)
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("changes", [{"SOPInstanceUID": None}, {"SOPClassUID": None}])
 def test_an_object_that_names_no_instance_cannot_be_understood(
     receiver: Receiver, engine: Engine, spool: Spool, changes: dict[str, None]
 ) -> None:
     assert stored(receiver, encoded(data_set(**changes))) == 0xC000
-    assert worklist(engine) == []
+    assert worklist(engine) == [("1.2.1", "not_analysed", "quarantined")]
     assert len(list(spool.kept.files(0, quarantined=True))) == 1
 
 
+@pytest.mark.fault(46)
 def test_an_empty_data_set_cannot_be_understood(receiver: Receiver, spool: Spool) -> None:
     assert stored(receiver, b"") == 0xC000
     assert kept(spool) == 0
 
 
-@pytest.mark.parametrize("uid", [None, "../../etc/passwd", "1.2.<script>", "1" * 65])
+@pytest.mark.fault(28, 30, 31)
+@pytest.mark.parametrize("uid", [None, "../../etc/passwd", "..", "1.2.<script>", "1" * 65])
 def test_an_object_without_a_usable_study_is_listed_under_a_key_of_its_own(
     receiver: Receiver, engine: Engine, uid: str | None
 ) -> None:
@@ -125,11 +130,19 @@ def test_an_object_without_a_usable_study_is_listed_under_a_key_of_its_own(
     assert (analysis, reason) == ("not_analysed", "identity_conflict")
 
 
+@pytest.mark.fault(42)
 def test_bytes_that_cannot_be_parsed_are_kept_and_listed(receiver: Receiver, engine: Engine, spool: Spool) -> None:
     nested = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 5000
     assert stored(receiver, nested) == 0x0000
     ((_, analysis, reason),) = worklist(engine)
     assert (analysis, reason, kept(spool)) == ("not_analysed", "decode_error", 1)
+
+
+@pytest.mark.fault(42, 43)
+def test_a_film_that_breaks_behind_its_study_is_listed_under_it(receiver: Receiver, engine: Engine) -> None:
+    nested = b"\x21\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 5000
+    assert stored(receiver, encoded(data_set()) + nested) == 0x0000
+    assert worklist(engine) == [("1.2.1", "not_analysed", "decode_error")]
 
 
 def test_an_instance_that_does_not_come_to_its_end_leaves_nothing(receiver: Receiver, spool: Spool) -> None:

@@ -192,6 +192,7 @@ class BrokenClassifier(Classifier):
         raise RuntimeError("no such kernel")
 
 
+@pytest.mark.fault(97)
 def test_a_fault_is_tried_again_and_then_buried_with_its_reason(bench: Bench) -> None:
     bench.film()
     broken = replace(bench.worker, classifier=BrokenClassifier(EfficientNetLite0(), CARD))
@@ -336,6 +337,7 @@ def test_a_lease_that_is_lost_costs_the_films_beside_it_nothing(
     assert capsys.readouterr().out.count("lease_lost") == 1
 
 
+@pytest.mark.fault(97)
 def test_a_film_whose_worker_died_is_looked_at_alone(bench: Bench) -> None:
     for number in range(1, 6):
         bench.film(number)

@@ -66,11 +66,13 @@ def test_a_thumbnail_in_an_application_segment_is_not_the_frame() -> None:
     assert read_codestream(frame[:2] + segment + frame[2:], JPEGBaseline8Bit).rows == 96
 
 
+@pytest.mark.fault(71)
 def test_a_small_stream_that_asks_for_gigabytes_is_seen_as_such() -> None:
     stream = read_codestream(siz(20_000, 20_000), JPEG2000Lossless)
     assert (stream.rows, stream.columns) == (20_000, 20_000)
 
 
+@pytest.mark.fault(71)
 @pytest.mark.parametrize("frame", [siz(4096, 4096, tile=1), siz(64, 64, tile=0), siz(64, 64, step=2)])
 def test_odd_tilings_are_refused(frame: bytes) -> None:
     assert reason_of(frame, JPEG2000Lossless) is Reason.BAD_PIXELS
@@ -131,6 +133,7 @@ def test_without_certainty_there_are_no_levels_to_leave_out(frame: bytes) -> Non
     assert read_codestream(frame, JPEG2000Lossless).levels == 0
 
 
+@pytest.mark.fault(70)
 @pytest.mark.parametrize("syntax", STREAMS)
 def test_a_stream_cut_in_its_header_is_a_decode_error(syntax: str) -> None:
     frame, _ = STREAMS[syntax]
@@ -138,6 +141,7 @@ def test_a_stream_cut_in_its_header_is_a_decode_error(syntax: str) -> None:
         assert reason_of(frame[:length], syntax) is Reason.DECODE_ERROR
 
 
+@pytest.mark.fault(70)
 @pytest.mark.parametrize("syntax", STREAMS)
 def test_a_stream_without_its_end_is_bad_pixels(syntax: str) -> None:
     frame, _ = STREAMS[syntax]
@@ -146,6 +150,7 @@ def test_a_stream_without_its_end_is_bad_pixels(syntax: str) -> None:
     assert reason_of(frame + b"\0\0\0", syntax) is None
 
 
+@pytest.mark.fault(70)
 @pytest.mark.parametrize("syntax", STREAMS)
 @given(st.binary(max_size=300))
 def test_any_bytes_end_in_an_answer_or_a_reason(syntax: str, content: bytes) -> None:
@@ -166,6 +171,7 @@ def test_rle_that_can_hold_the_film_passes() -> None:
     check_rle(rle(b"\x81\x00" * 32), segments=1, segment_bytes=4096)
 
 
+@pytest.mark.fault(70, 71)
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [

@@ -46,6 +46,7 @@ def test_a_request_that_lacks_what_every_one_has_is_none(missing: str) -> None:
         parse_command(store_rq(**{missing: None}))
 
 
+@pytest.mark.fault(9)
 @given(st.binary(max_size=200) | st.integers(0, 100).map(lambda cut: store_rq()[:cut]))
 def test_whatever_bytes_there_are_it_is_a_command_or_a_value_error(encoded: bytes) -> None:
     try:

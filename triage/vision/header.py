@@ -22,7 +22,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from triage.order import RAISING
 from triage.study import ClinicalPriority, Header
-from triage.vision.part10 import read_part10
+from triage.vision.part10 import read_beginning, read_part10
 
 # Characters kept of a value. Identifiers are cut far beyond what the standard allows (UI and LO: 64), so that
 # a value too long is still seen to be too long, and two long ones rarely become one.
@@ -91,6 +91,12 @@ def parse_header(source: Path | bytes | bytearray | memoryview) -> Header:
     """Header of a Part 10 file, pixels not read. Raise NotAnalysed where no data set can be made out, else OSError."""
     with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
         return read_header(read_part10(file, tags=HEADER_TAGS, stop_before_pixels=True))
+
+
+def parse_identifiers(path: Path) -> Header:
+    """Header of a Part 10 file up to its UIDs, whatever comes behind them. Raise NotAnalysed, or OSError."""
+    with path.open("rb") as file:
+        return read_header(read_beginning(file, tags=HEADER_TAGS, last=Tag("SeriesInstanceUID")))
 
 
 def parse_head(head: bytes | bytearray, transfer_syntax_uid: str) -> Header | None:

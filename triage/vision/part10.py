@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from pydicom import Dataset
-from pydicom.filereader import dcmread, read_dataset
+from pydicom.filereader import dcmread, read_dataset, read_partial
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -36,6 +36,13 @@ def read_part10(file: BinaryIO, *, tags: list[BaseTag | int], stop_before_pixels
     with exceptions_as_reasons():
         _refuse_deflated(file)
         return dcmread(file, stop_before_pixels=stop_before_pixels, specific_tags=tags)
+
+
+def read_beginning(file: BinaryIO, *, tags: list[BaseTag | int], last: BaseTag) -> Dataset:
+    """Those of ``tags`` up to ``last``, whatever comes behind it. Raise NotAnalysed, and nothing else."""
+    with exceptions_as_reasons():
+        _refuse_deflated(file)
+        return read_partial(file, stop_when=lambda tag, _vr, _length: tag > last, specific_tags=tags)
 
 
 def _refuse_deflated(file: BinaryIO) -> None:

@@ -1,0 +1,26 @@
+"""A short run of each fuzzer: that it works, and finds nothing within seconds. `make fuzz` takes longer."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["guard", "header", "codestream"])
+def test_a_few_seconds_of_fuzzing_find_nothing(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris")
+    command = [sys.executable, "-m", "tests.fuzz", "--target", name, "--minutes", "0.12", "--folder", str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert not list((tmp_path / name / "found").iterdir())
+    executed = re.search(r"number_of_executed_units: (\d+)", ended.stderr)
+    assert executed is not None
+    assert int(executed[1]) > 50
+    assert len(list((tmp_path / name / "corpus").iterdir())) > 5, "it sees no code that is covered"
