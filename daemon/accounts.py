@@ -174,8 +174,7 @@ def audit(
 @contextmanager
 def noted(house: House, verb: str, study_instance_uid: str = "") -> Iterator[None]:
     """Note that somebody at this machine has done so, or has been refused."""
-    who = f"{_account()} on {socket.gethostname()}"
-    access = Access(at=datetime.now(UTC), who=who, verb=verb, study_instance_uid=study_instance_uid)
+    access = Access(at=datetime.now(UTC), who=whoever(), verb=verb, study_instance_uid=study_instance_uid)
     try:
         yield
     except TriageError:
@@ -196,6 +195,11 @@ def _enter(house: House, access: Access) -> None:
         house.audit.enter({token_hex(16): access})
     except DatabaseError as error:
         log().error("accesses_lost", **describe(error), count=1)
+
+
+def whoever() -> str:
+    """Who runs this command, as the audit and histories name them."""
+    return f"{_account()} on {socket.gethostname()}"
 
 
 def _account() -> str:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from triage.records.orders import Orders
     from triage.records.queue import Queue
     from triage.records.reading import Reading
+    from triage.records.schema import Change
     from triage.records.store import Store
     from triage.records.users import Users
     from triage.vision.classifier import Classifier
@@ -95,13 +96,13 @@ class House:
         try:
             engine = open_engine(settings.url, site)
         except DatabaseError as error:
-            raise TriageError(f"{where}: {_complaint(error)}") from None
+            raise TriageError(f"{where}: {complaint(error)}") from None
         try:
-            schema.upgrade(engine)
+            _tell(schema.upgrade(engine), engine.dialect.name)
         except DatabaseError as error:
             engine.dispose()
-            kind = DatabaseUnavailableError if _may_pass(error, engine.dialect.name) else TriageError
-            raise kind(f"{where}: {_complaint(error)}") from None
+            kind = DatabaseUnavailableError if may_pass(error, engine.dialect.name) else TriageError
+            raise kind(f"{where}: {complaint(error)}") from None
         return Store(engine)
 
     @cached_property
@@ -192,6 +193,14 @@ class House:
         return RetryRule(attempts_max=self.settings.attempts_max, delay_seconds=self.settings.retry_seconds)
 
 
+def _tell(change: Change | None, backend: str) -> None:
+    """Only of a database that held something."""
+    if change is None or change.before is None:
+        return
+    back = f"a copy lies beside it: {change.copy.name}" if change.copy else f"{backend}: back by the site's own dump"
+    log().warning("schema_upgraded", schema_before=change.before, schema=change.after, problem=back)
+
+
 def _kept(settings: Settings) -> Kept:
     """Where films are kept: in the data folder, or in a bucket."""
     if not settings.pixel_store:
@@ -217,13 +226,15 @@ def look_at_kept(house: House) -> None:
         log().error("pixel_store_unavailable", **telemetry.describe(error))
 
 
-def _may_pass(error: Exception, backend: str) -> bool:
+def may_pass(error: Exception, backend: str) -> bool:
+    """Whether a database that did this may do as asked later."""
     from triage.records.store import OperationError
 
     return isinstance(error, OperationError) and (backend != "sqlite" or "database is locked" in str(error))
 
 
-def _complaint(error: Exception) -> str:
+def complaint(error: Exception) -> str:
+    """What may be repeated of it."""
     told = str(error).lower()
     return next((words for words in _COMPLAINTS if words in told), f"cannot be opened ({type(error).__name__})")
 
