@@ -30,7 +30,7 @@ def build_entrance(house: House) -> Entrance:
         provider=Provider(oidc_client(settings), house.users) if settings.oidc_issuer else None,
     )
     _refuse_open_door(settings, has_keys=keys.are_needed())
-    return Entrance(keys=keys, trail=house.trail, audit=house.audit)
+    return Entrance(keys=keys, trail=house.trail, audit=house.audit, orders=house.orders)
 
 
 def _refuse_open_door(settings: Settings, *, has_keys: bool) -> None:

@@ -124,7 +124,7 @@ def test_from_each_earlier_schema_with_data_to_this_one(database_url: str, revis
 
 @pytest.mark.parametrize("revision", [REVISIONS[-1], "9999", "0000"])
 def test_where_there_is_no_way_back_it_is_refused(engine: Engine, revision: str) -> None:
-    with pytest.raises(TriageError, match=r"there is a way back to 0006|0005"):
+    with pytest.raises(TriageError, match=rf"there is a way back to {REVISIONS[-2]}"):
         schema.downgrade(engine, revision)
     with engine.connect() as connection:
         assert schema.versions(connection)[0] == REVISIONS[-1]
