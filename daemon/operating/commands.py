@@ -18,7 +18,7 @@ from triage.errors import Reason, SettingsError, TriageError
 
 if TYPE_CHECKING:
     from daemon.operating.restoring import Restored
-    from triage.records.erasure import Held
+    from triage.records.erasure import Erasure, Held
 
 schema_app = typer.Typer(help="The schema of the database.", invoke_without_command=True)
 
@@ -143,6 +143,10 @@ def purge(
         bool, typer.Option("--patient", help="All of one patient: the Patient ID is asked for, or read from stdin.")
     ] = False,
     force: Annotated[bool, typer.Option(help="Also what nobody has read, or is still to be analysed.")] = False,
+    compact: Annotated[
+        bool,
+        typer.Option(help="Rewrite a SQLite file of any size, not just below 256 MiB: the daemon waits meanwhile."),
+    ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -150,42 +154,47 @@ def purge(
 
     Not reached from here: backups, copies of the database from before an upgrade, the PACS (it may send again).
     """
-    if bool(uid) == patient:
+    if bool(uid) == patient and not (compact and not uid):
         raise TriageError("say one Study Instance UID, or --patient")
     house = open_house_with_database("purge")
     from daemon.operating import erasing
     from triage.records.erasure import Erasure
 
-    erasure, patient_id = Erasure(house.store), _read_patient_id() if patient else ""
-    held = erasure.of_patient(patient_id) if patient else erasure.of_study(uid)
-    loose = erasure.erase_loose(patient_id, dry_run=True) if patient else None
-    beside = f", {loose.orders} orders and {loose.messages} messages" if loose else ""
-    typer.echo(f"{len(held)} studies with {sum(each.instances for each in held)} instances{beside}")
-    _tell_limits(erasure, held, is_patient=patient)
-    if not held and not (loose and (loose.orders or loose.messages)):
-        raise TriageError("nothing is held")
-    if dry_run:
-        return
-    erasing.refuse_waited_for(held, force=force)
-    _confirm("Erase them for good?", yes=yes)
+    if uid or patient:
+        erasure, patient_id = Erasure(house.store), _read_patient_id() if patient else ""
+        held = erasure.of_patient(patient_id) if patient else erasure.of_study(uid)
+        _tell_held(erasure, held, patient_id)
+        if dry_run:
+            return
+        erasing.refuse_waited_for(held, force=force)
+        _confirm("Erase them for good?", yes=yes)
+        typer.echo(f"erased, with {_erase(house, held, patient_id)} files")
+    if not erasing.compact(house, always=compact):
+        typer.echo("The database is large: traces may lie in its file until `triage purge --compact` rewrites it.")
+
+
+def _erase(house: House, held: list[Held], patient_id: str) -> int:
+    from daemon.operating import erasing
+
     try:
         files = sum(erasing.erase(house, each.study_instance_uid) for each in held)
     except OSError as error:
         raise TriageError(f"a film cannot be deleted ({type(error).__name__}): do the same again later") from None
-    if patient:
+    if patient_id:
         erasing.erase_loose(house, patient_id)
-    typer.echo(f"erased, with {files} files")
+    return files
 
 
-def _tell_limits(erasure: object, held: list[Held], *, is_patient: bool) -> None:
-    from triage.records.erasure import Erasure
-
-    if is_patient and isinstance(erasure, Erasure):
-        conflicts = erasure.count_conflicts()
-        if conflicts:
-            typer.echo(f"{conflicts} studies are marked identity_conflict: a film of this patient may be among theirs")
-    if held:
-        typer.echo("Backups and copies of the database still hold them, and the PACS may send them again.")
+def _tell_held(erasure: Erasure, held: list[Held], patient_id: str) -> None:
+    loose = erasure.erase_loose(patient_id, dry_run=True) if patient_id else None
+    beside = f", {loose.orders} orders and {loose.messages} messages" if loose else ""
+    typer.echo(f"{len(held)} studies with {sum(each.instances for each in held)} instances{beside}")
+    conflicts = erasure.count_conflicts() if patient_id else 0
+    if conflicts:
+        typer.echo(f"{conflicts} studies are marked identity_conflict: a film of this patient may be among theirs")
+    if not held and not (loose and (loose.orders or loose.messages)):
+        raise TriageError("nothing is held")
+    typer.echo("Backups and copies of the database still hold them, and the PACS may send them again.")
 
 
 def _read_patient_id() -> str:

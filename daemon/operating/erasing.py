@@ -13,6 +13,8 @@ from daemon.house import House
 from triage.errors import ConflictError
 from triage.records.erasure import Erasure, Held, Loose
 
+_SMALL_BYTES = 256 * 2**20
+
 
 def refuse_waited_for(held: Sequence[Held], *, force: bool) -> None:
     """Raise ConflictError: somebody may need them who does not know of the request."""
@@ -39,6 +41,15 @@ def _delete(house: House, files: Sequence[str] | set[str]) -> None:
     for sha256 in files:
         house.spool.kept.delete(sha256)
         house.spool.kept.delete(sha256, quarantined=True)
+
+
+def compact(house: House, *, always: bool) -> bool:
+    """Of a large file only if asked: whoever writes waits meanwhile. Whether nothing is left in it."""
+    file = house.settings.sqlite_file
+    if file is not None and file.stat().st_size > _SMALL_BYTES and not always:
+        return False
+    Erasure(house.store).compact()
+    return True
 
 
 def erase_loose(house: House, patient_id: str) -> Loose:

