@@ -23,6 +23,7 @@ from triage.errors import TriageError
 from triage.user import Access, Outcome, Role
 
 if TYPE_CHECKING:
+    from triage.records.store import Store
     from triage.records.tokens import Tokens
 
 app = typer.Typer(help="Who may use the page and the interface.", no_args_is_help=True)
@@ -193,6 +194,19 @@ def noted(house: House, verb: str, study_instance_uid: str = "") -> Iterator[Non
         raise
     finally:
         _enter(house, access)
+
+
+def note_beside(store: Store, verb: str) -> None:
+    """For commands that must not upgrade the database: noted if it is of this version."""
+    from triage.records.audit import Audit
+    from triage.records.inspection import inspect_database
+    from triage.records.store import DatabaseError
+
+    try:
+        if inspect_database(store).is_current:
+            Audit(store).enter({token_hex(16): Access(at=datetime.now(UTC), who=whoever(), verb=verb)})
+    except DatabaseError as error:
+        log().error("accesses_lost", **describe(error), count=1)
 
 
 def _enter(house: House, access: Access) -> None:

@@ -38,6 +38,8 @@ _EVENT = re.compile(r"[a-z0-9_]{1,64}")
 _NEEDED = ("event", "level", "timestamp", "process")
 # Where a program of ours has to say something in words.
 _WORDS = re.compile(r"[\x20-\x7e]{0,200}")
+# Under a salted hash alone, see `daemon.telemetry.Pseudonym`.
+_HASHED, _HASH = ("study", "instance", "workitem"), re.compile(r"[0-9a-f]{16}")
 _USER_INFO = re.compile(r"//[^/@]*@")
 # A tag value never comes into our lines; a line that looks as if one did is not ours.
 _NOT_OURS = re.compile(r"\^")
@@ -134,7 +136,9 @@ def _our_line(line: str) -> str:
         return ""
     if set(told) - FIELDS or not _EVENT.fullmatch(told["event"]) or not _is_moment(told["timestamp"]):
         return ""
-    return json.dumps(told) if all(map(_is_plain, told.values())) else ""
+    hashes = (told[name] for name in _HASHED if told.get(name) is not None)
+    is_ours = all(map(_is_plain, told.values())) and all(_HASH.fullmatch(str(each)) for each in hashes)
+    return json.dumps(told) if is_ours else ""
 
 
 def _is_plain(value: object) -> bool:

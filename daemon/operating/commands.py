@@ -230,6 +230,7 @@ def backup(
         raise TriageError("there is no database")
     try:
         typer.echo(back_up(house, directory, store))
+        accounts.note_beside(store, "backup")
     except DatabaseError as error:
         raise TriageError(f"the database cannot be read ({type(error).__name__})") from None
     finally:
@@ -244,10 +245,15 @@ def restore(
     SQLite: in place. PostgreSQL: only into an empty database.
     """
     house = open_house("restore")
+    from daemon.operating.databases import store_of
     from daemon.operating.restoring import restore as put_back
 
     _confirm("What happened since the backup will not be known: go on?", yes=yes)
     _tell_restored(put_back(house, directory))
+    store = store_of(house.settings, "restore")
+    if store is not None:
+        accounts.note_beside(store, "restore")
+        store.engine.dispose()
 
 
 def _tell_restored(done: Restored) -> None:

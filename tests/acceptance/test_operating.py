@@ -276,6 +276,8 @@ def test_a_backup_of_a_running_daemon_is_restored_and_what_came_since_is_listed_
     restored = told(daemon, "restore", str(folder), "--yes")
     assert "within twenty minutes" in restored
     assert daemon.rows("SELECT study_instance_uid FROM studies") == [(early.study,)]
+    verbs = [each["verb"] for each in json.loads(told(daemon, "audit", "--json"))]
+    assert verbs[0] == "restore", "the backup itself was noted after it was taken"
     for path in daemon.files("instances"):
         os.utime(path, (time.time() - 3600,) * 2)
     daemon.start("receive")

@@ -45,6 +45,14 @@ def test_what_is_committed_is_copied_while_somebody_writes(tmp_path: Path) -> No
     store.engine.dispose()
 
 
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "Röntgen 100% #1"
+    folder.mkdir()
+    made(folder / "a.db", 1).engine.dispose()
+    copy_database(folder / "a.db", folder / "copy.db")
+    assert check_copy(folder / "copy.db") == schema.known_schemas()[0]
+
+
 def test_a_copy_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     made(tmp_path / "a.db", 1).engine.dispose()
     with pytest.raises(TriageError, match="could not be copied"):

@@ -23,7 +23,7 @@ def copy_database(file: Path, copy: Path) -> None:
     aside = copy.with_name(f".{copy.name}.part")
     try:
         _make_private(aside)
-        with closing(_opened(f"file:{file}?mode=ro")) as source, closing(_opened(f"file:{aside}")) as target:
+        with closing(_opened(file, "ro")) as source, closing(_opened(aside, "rw")) as target:
             source.backup(target, pages=_PAGES)
             target.execute("PRAGMA journal_mode=DELETE")  # one file, that can be carried away
         check_copy(aside)
@@ -39,7 +39,7 @@ def copy_database(file: Path, copy: Path) -> None:
 def check_copy(file: Path) -> str | None:
     """Every page and every key. The schema that it has. Raise TriageError if it is no database of ours, or damaged."""
     try:
-        with closing(_opened(f"file:{file}?mode=ro")) as copy:
+        with closing(_opened(file, "ro")) as copy:
             if copy.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
                 raise TriageError(f"{file}: the database is damaged")
             if copy.execute("PRAGMA foreign_key_check").fetchone():
@@ -80,7 +80,7 @@ def _alone(file: Path) -> Iterator[bool]:
         _set_aside_log(file)
         yield False
         return
-    with closing(_opened(f"file:{file}?mode=rw")) as database:
+    with closing(_opened(file, "rw")) as database:
         try:
             database.execute("PRAGMA journal_mode=DELETE")
             database.execute("BEGIN EXCLUSIVE")
@@ -99,7 +99,8 @@ def _set_aside_log(file: Path) -> None:
             beside.rename(file.with_name(f"{file.name}.damaged{suffix}"))
 
 
-def _opened(uri: str) -> Any:  # noqa: ANN401 - the driver has no types
+def _opened(file: Path, mode: str) -> Any:  # noqa: ANN401 - the driver has no types
+    uri = f"{file.absolute().as_uri()}?mode={mode}"
     return SQLITE.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
 
 
