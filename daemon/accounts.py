@@ -23,6 +23,7 @@ from triage.errors import TriageError
 from triage.user import Access, Outcome, Role
 
 if TYPE_CHECKING:
+    from triage.records.store import Store
     from triage.records.tokens import Tokens
 
 app = typer.Typer(help="Who may use the page and the interface.", no_args_is_help=True)
@@ -81,6 +82,14 @@ def disable(
     house = open_house_with_database("users")
     with noted(house, "user_enable" if undo else "user_disable"):
         house.users.disable(name, disabled=not undo)
+
+
+@app.command("unlock")
+def unlock(name: Name) -> None:
+    """Let a user try again at once who has given too many wrong passwords; else the door opens by itself in 15 min."""
+    house = open_house_with_database("users")
+    with noted(house, "user_unlock"):
+        house.users.unlock(name)
 
 
 def read_password() -> str:
@@ -174,8 +183,7 @@ def audit(
 @contextmanager
 def noted(house: House, verb: str, study_instance_uid: str = "") -> Iterator[None]:
     """Note that somebody at this machine has done so, or has been refused."""
-    who = f"{_account()} on {socket.gethostname()}"
-    access = Access(at=datetime.now(UTC), who=who, verb=verb, study_instance_uid=study_instance_uid)
+    access = Access(at=datetime.now(UTC), who=whoever(), verb=verb, study_instance_uid=study_instance_uid)
     try:
         yield
     except TriageError:
@@ -188,6 +196,19 @@ def noted(house: House, verb: str, study_instance_uid: str = "") -> Iterator[Non
         _enter(house, access)
 
 
+def note_beside(store: Store, verb: str) -> None:
+    """For commands that must not upgrade the database: noted if it is of this version."""
+    from triage.records.audit import Audit
+    from triage.records.inspection import inspect_database
+    from triage.records.store import DatabaseError
+
+    try:
+        if inspect_database(store).is_current:
+            Audit(store).enter({token_hex(16): Access(at=datetime.now(UTC), who=whoever(), verb=verb)})
+    except DatabaseError as error:
+        log().error("accesses_lost", **describe(error), count=1)
+
+
 def _enter(house: House, access: Access) -> None:
     """At once: whoever runs a command may have no folder of the daemon's."""
     from triage.records.store import DatabaseError
@@ -196,6 +217,11 @@ def _enter(house: House, access: Access) -> None:
         house.audit.enter({token_hex(16): access})
     except DatabaseError as error:
         log().error("accesses_lost", **describe(error), count=1)
+
+
+def whoever() -> str:
+    """Who runs this command, as the audit and histories name them."""
+    return f"{_account()} on {socket.gethostname()}"
 
 
 def _account() -> str:

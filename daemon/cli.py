@@ -21,6 +21,7 @@ from daemon.complaint import DatabaseUnavailableError
 from daemon.environment import read_settings, table
 from daemon.films import AsJson
 from daemon.house import open_house_with_database, operating_point
+from daemon.operating import commands as operating
 from triage.card import read_card
 from triage.errors import TriageError
 
@@ -193,6 +194,12 @@ def budget(
 
 app.add_typer(accounts.app, name="users")
 app.command()(accounts.audit)
+
+# -- looking after it ----------------------------------------------------------------------------------------------
+
+for operation in operating.COMMANDS:
+    app.command()(operation)
+app.add_typer(operating.schema_app, name="schema")
 
 # -- films ---------------------------------------------------------------------------------------------------------
 

@@ -24,15 +24,21 @@ class DatabaseUnavailableError(TriageError):
 
 def refusal(error: Exception, settings: Settings) -> TriageError:
     """For a DatabaseError: DatabaseUnavailableError where it may pass by itself."""
-    from triage.records.store import OperationError, shown_url
+    from triage.records.store import shown_url
 
     told, file = complaint(error), settings.sqlite_file
-    may_pass = isinstance(error, OperationError) and (file is None or told in _PASSING)
     remedy = ""
     if file is not None and told in _DAMAGED:
         remedy = f"; move {file.name}, {file.name}-wal and {file.name}-shm aside, then run `triage rebuild`"
-    kind = DatabaseUnavailableError if may_pass else TriageError
+    kind = DatabaseUnavailableError if may_pass(error, settings) else TriageError
     return kind(f"database_url {shown_url(settings.url)}: {told}{remedy}")
+
+
+def may_pass(error: Exception, settings: Settings) -> bool:
+    """Whether a database that did this may do as asked later."""
+    from triage.records.store import OperationError
+
+    return isinstance(error, OperationError) and (settings.sqlite_file is None or complaint(error) in _PASSING)
 
 
 def complaint(error: Exception) -> str:

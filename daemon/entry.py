@@ -27,10 +27,10 @@ def build_entrance(house: House) -> Entrance:
         ),
         tokens=Tokens(house.store),
         peers=Peers(tuple(map(split_proxy, settings.http_proxies)), settings.http_url),
-        provider=Provider(_client(settings), house.users) if settings.oidc_issuer else None,
+        provider=Provider(oidc_client(settings), house.users) if settings.oidc_issuer else None,
     )
     _refuse_open_door(settings, has_keys=keys.are_needed())
-    return Entrance(keys=keys, trail=house.trail, audit=house.audit)
+    return Entrance(keys=keys, trail=house.trail, audit=house.audit, orders=house.orders)
 
 
 def _refuse_open_door(settings: Settings, *, has_keys: bool) -> None:
@@ -47,7 +47,8 @@ def _refuse_open_door(settings: Settings, *, has_keys: bool) -> None:
         log().warning("web_without_tls", host=where, problem="passwords travel in the clear; see http_url")
 
 
-def _client(settings: Settings) -> Client:
+def oidc_client(settings: Settings) -> Client:
+    """Raise TriageError if the secret cannot be read."""
     secret_file = settings.oidc_client_secret_file
     try:
         secret = secret_file.read_text(encoding="utf-8").strip() if secret_file else ""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from triage.records.orders import Orders
     from triage.records.queue import Queue
     from triage.records.reading import Reading
+    from triage.records.schema import Change
     from triage.records.store import Store
     from triage.records.users import Users
     from triage.vision.classifier import Classifier
@@ -89,7 +90,7 @@ class House:
         except DatabaseError as error:
             raise refusal(error, settings) from None
         try:
-            schema.upgrade(engine)
+            _tell(schema.upgrade(engine), engine.dialect.name)
         except DatabaseError as error:
             engine.dispose()
             raise refusal(error, settings) from None
@@ -202,6 +203,14 @@ class House:
     @property
     def rule(self) -> RetryRule:
         return RetryRule(attempts_max=self.settings.attempts_max, delay_seconds=self.settings.retry_seconds)
+
+
+def _tell(change: Change | None, backend: str) -> None:
+    """Only of a database that held something."""
+    if change is None or change.before is None:
+        return
+    back = f"a copy lies beside it: {change.copy.name}" if change.copy else f"{backend}: back by the site's own dump"
+    log().warning("schema_upgraded", schema_before=change.before, schema=change.after, problem=back)
 
 
 def _kept(settings: Settings) -> Kept:

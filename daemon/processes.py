@@ -25,6 +25,7 @@ from daemon.house import (
     open_house,
     refuse_mismatch,
 )
+from daemon.presence import appear
 from daemon.telemetry import log
 from triage.errors import TriageError
 
@@ -34,7 +35,7 @@ def serve() -> None:
     house = open_house("serve")
     refuse_mismatch(house.settings, house.policy)
     stop = lifecycle.stop_on_signals()
-    house.spool  # noqa: B018 - what is wrong with the folder is told once, here
+    appear(house.spool.root, "serve")  # what is wrong with the folder is told once, here
     if not await_database(house, stop):
         return
     backend = house.store.backend
@@ -54,6 +55,7 @@ def receive() -> None:
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    appear(house.spool.root, "receiver")
     house.spool.clear_incoming()
     look_at_kept(house)
     listener = build_listener(house)
@@ -86,6 +88,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     from daemon.worker import NETWORK_PAUSE_SECONDS, Worker
 
     settings = house.settings
+    appear(house.spool.root, name or "worker")
     absence = Absence(stop)
     full_name = f"{socket.gethostname()[:40]}/{name or os.getpid()}"
     if name:  # whoever had this name before is dead: its job need not wait for the lease to run out
@@ -132,6 +135,7 @@ def schedule() -> None:
     from daemon.turn import turn
 
     settings = house.settings
+    appear(house.spool.root, "scheduler")
     sweeps = Sweeps(
         store=house.store,
         queue=house.queue,
@@ -163,6 +167,7 @@ def web() -> None:
     from daemon.web.serving import serve
 
     settings = house.settings
+    appear(house.spool.root, "web")
     with Decoder(decoding_limits(settings)) as decoder:
         app = build_site(house, decoder)
         house.trail.start()
@@ -178,4 +183,5 @@ def orders() -> None:
     need_database(house)
     from daemon.orders.process import run
 
+    appear(house.spool.root, "orders")
     run(house.settings, house.store, house.pseudonym, stop)

@@ -31,10 +31,11 @@ FIELDS = frozenset(
         "event", "level", "timestamp", "logger", "process", "version", "error", "where",
         "study", "instance", "outcome", "rejection", "reason", "status", "statuses", "duplicate", "conflict",
         "reopened", "deferred", "attempts", "worker", "calling_ae", "called_ae", "address", "host", "port",
-        "stored", "failed", "echoes", "bytes_received",
+        "stored", "failed", "echoes", "questions", "bytes_received", "kind", "asked", "workitem", "subscriber",
         "tls", "seconds", "queued_seconds", "decode_seconds", "score_seconds", "retry_seconds", "total_seconds",
         "flagged", "tier", "policy", "weights", "device", "threads", "batch", "database", "sqlite",
         "count", "queued", "buried", "free_mib", "signal", "exit_code", "child", "restarts", "setting", "problem",
+        "schema", "schema_before",
     }
 )  # fmt: skip
 _PLAIN = re.compile(r"[^\x20-\x7e]")

@@ -37,6 +37,7 @@ from triage.policy import Policy
 from triage.records.archive import Archive
 from triage.records.audit import Audit
 from triage.records.intake import Intake
+from triage.records.orders import Orders
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 from triage.records.sessions import Sessions
@@ -163,7 +164,7 @@ def open_house(engine: Engine, folder: Path, client: Client | None = None, **pee
         provider=Provider(client, users) if client else None,
     )
     trail, decoder = Trail(Audit(store), folder), Decoder()
-    entrance = Entrance(keys=keys, trail=trail, audit=Audit(store), attempts=Attempts(clock))
+    entrance = Entrance(keys=keys, trail=trail, audit=Audit(store), orders=Orders(store), attempts=Attempts(clock))
     ready = dict.fromkeys(["ready"], True) | {"missing": []}
     app = build_app(
         Reading(store),

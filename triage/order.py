@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from triage.study import ClinicalPriority
 
@@ -44,6 +45,18 @@ class Word:
 
     who: str
     source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptOrder:
+    """The last word of an order whose images have not come. ``at``: when it was said."""
+
+    accession_number: str = field(repr=False)
+    patient_id: str = field(repr=False)
+    clinical_priority: str
+    who: str
+    source: str
+    at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)

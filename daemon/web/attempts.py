@@ -42,6 +42,13 @@ class Attempts:
                 if self._failed.get(key):
                     self._failed[key].pop()
 
+    def forgive(self, name: str, seconds_ago: float) -> None:
+        """What was tried under this name before, from wherever. An address that tried many names stays shut."""
+        since, named = self._clock() - seconds_ago, _named(name)
+        with self._lock:
+            for key in [key for key in self._failed if key.partition(" ")[0] == named]:
+                self._failed[key] = [moment for moment in self._failed[key] if moment > since]
+
     def _wait(self, key: str, most: int, now: float) -> int:
         recent = [moment for moment in self._failed.get(key, ()) if now - moment < WINDOW_SECONDS]
         if recent:
@@ -62,5 +69,9 @@ class Attempts:
 
 def _keys(name: str, address: str) -> dict[str, int]:
     """Of any length and content, and nothing to be read in a crash dump: a password may be typed for a name."""
-    named = sha256(name.casefold().encode("utf-8", "replace")).hexdigest()
+    named = _named(name)
     return {f"{named} {address}": PAIR_MAX, f" {address}": ADDRESS_MAX, named: NAME_MAX}
+
+
+def _named(name: str) -> str:
+    return sha256(name.casefold().encode("utf-8", "replace")).hexdigest()

@@ -17,13 +17,15 @@ from starlette.types import Scope
 from daemon.trail import Trail
 from daemon.web import page
 from daemon.web.acting import acting, cookies
-from daemon.web.attempts import Attempts
+from daemon.web.attempts import WINDOW_SECONDS, Attempts
 from daemon.web.door import Door
 from daemon.web.keys import Keys
 from daemon.web.listing import Listing
 from daemon.web.oidc import BACK, SignInError
+from daemon.web.waiting import Waiting
 from triage.passwords import PASSWORD_MAX
 from triage.records.audit import Audit
+from triage.records.orders import Orders
 from triage.user import NAME_MAX, Access, Outcome, User
 
 _AWAY_SECONDS = 600
@@ -44,12 +46,14 @@ class Entrance:
     keys: Keys
     trail: Trail
     audit: Audit
+    orders: Orders
     attempts: Attempts = field(default_factory=Attempts)
 
     def attach(self, app: FastAPI) -> None:
         """Before the shield is: it stays outermost."""
         app.include_router(self.router())
         app.include_router(Listing(self.audit).router())
+        app.include_router(Waiting(self.orders).router())
         app.add_middleware(Door, keys=self.keys, trail=self.trail)
 
     def router(self) -> APIRouter:
@@ -73,6 +77,8 @@ class Entrance:
         name, password = form.get("name", "").strip(), form.get("password", "")
         address = self.keys.peers.address(request.scope)
         wait = self.attempts.begin(name, address)
+        if wait and self._was_unlocked(name):
+            wait = self.attempts.begin(name, address)
         if wait:
             return self._refuse(request, "", f"Too many attempts. Try again in {wait // 60 + 1} min.", wait)
         user = self.keys.users.with_password(name, password)
@@ -84,6 +90,14 @@ class Entrance:
         answer = RedirectResponse("/", HTTPStatus.SEE_OTHER)
         self.keys.hand_over(request.scope, answer, user)
         return answer
+
+    def _was_unlocked(self, name: str) -> bool:
+        """By the command line, which cannot reach what we remember."""
+        seconds_ago = self.keys.users.unlocked_seconds_ago(name)
+        if seconds_ago is None or seconds_ago > WINDOW_SECONDS:
+            return False
+        self.attempts.forgive(name, seconds_ago)
+        return True
 
     def sign_out(self, request: Request) -> Response:
         secret = self.keys.session_secret(request.scope)

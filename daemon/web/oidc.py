@@ -127,6 +127,13 @@ class Provider:
         except SignInError:
             return None
 
+    # -- the site --------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Ask it what it says of itself, and for its keys. Raise SignInError."""
+        self._described()
+        self._key_set(0.0)
+
     # -- both ------------------------------------------------------------------------------------------------------
 
     def _user(self, claims: Mapping[str, Any]) -> User:

@@ -78,6 +78,7 @@ RULES = (
     Rule("GET", "/api/docs", Role.VIEWER),
     Rule("GET", "/api/openapi.json", Role.VIEWER),
     Rule("GET", "/api/audit", Role.ADMIN, "audit"),
+    Rule("GET", "/api/orders/kept", Role.ADMIN, "orders_kept"),
     # DICOMweb: studies, and workitems for them.
     Rule("GET", "/dicom-web/studies", Role.VIEWER, "list"),
     Rule("GET", "/dicom-web/series", Role.VIEWER, "list"),

@@ -67,3 +67,14 @@ def _add_workitems() -> None:
     with op.batch_alter_table("studies") as batch:
         batch.alter_column("workitem_uid", existing_type=sa.String(length=64), nullable=False)
         batch.create_unique_constraint(op.f("uq_studies_workitem_uid"), ["workitem_uid"])
+
+
+def downgrade() -> None:
+    """Histories and opinions are lost."""
+    op.drop_table("opinions")
+    op.drop_index(op.f("ix_events_study_instance_uid"), table_name="events")
+    op.drop_table("events")
+    with op.batch_alter_table("studies") as batch:
+        batch.drop_constraint(op.f("uq_studies_workitem_uid"), type_="unique")
+        batch.drop_column("transaction_uid")
+        batch.drop_column("workitem_uid")

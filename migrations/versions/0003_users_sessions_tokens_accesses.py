@@ -72,3 +72,14 @@ def _add_keys() -> None:
         sa.UniqueConstraint("token_sha256", name=op.f("uq_tokens_token_sha256")),
     )
     op.create_index(op.f("ix_tokens_user_name"), "tokens", ["user_name"], unique=False)
+
+
+def downgrade() -> None:
+    """Users and the audit are lost: the page is open to this machine again, and to no other."""
+    for column in ("study_instance_uid", "at"):
+        op.drop_index(op.f(f"ix_accesses_{column}"), table_name="accesses")
+    op.drop_table("accesses")
+    for table in ("tokens", "sessions"):
+        op.drop_index(op.f(f"ix_{table}_user_name"), table_name=table)
+        op.drop_table(table)
+    op.drop_table("users")

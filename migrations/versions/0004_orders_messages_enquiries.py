@@ -67,3 +67,13 @@ def _create_messages() -> None:
         sqlite_where=sa.text("content IS NOT NULL"),
         postgresql_where=sa.text("content IS NOT NULL"),
     )
+
+
+def downgrade() -> None:
+    """Orders whose images have not come are lost, and refused messages; what was applied stays."""
+    op.drop_table("enquiries")
+    op.drop_index("ix_hl7_messages_refused", table_name="hl7_messages")
+    op.drop_index(op.f("ix_hl7_messages_at"), table_name="hl7_messages")
+    op.drop_table("hl7_messages")
+    op.drop_index(op.f("ix_orders_at"), table_name="orders")
+    op.drop_table("orders")

@@ -46,3 +46,11 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["ae_title"], ["subscribers.ae_title"], name=op.f("fk_subscriptions_ae_title")),
         sa.PrimaryKeyConstraint("ae_title", "workitem_uid", name=op.f("pk_subscriptions")),
     )
+
+
+def downgrade() -> None:
+    """Workitems that have ended and subscriptions are lost: subscribers have to subscribe again."""
+    op.drop_table("subscriptions")
+    op.drop_table("subscribers")
+    op.drop_index(op.f("ix_workitems_study_instance_uid"), table_name="workitems")
+    op.drop_table("workitems")

@@ -20,3 +20,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("status = 'read'"),
         postgresql_where=sa.text("status = 'read'"),
     )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_studies_read", table_name="studies")

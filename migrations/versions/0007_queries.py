@@ -23,3 +23,9 @@ def upgrade() -> None:
     op.create_index("ix_studies_study_date", "studies", _ORDER, unique=False)
     op.create_index("ix_studies_patient_id", "studies", ["patient_id", *_ORDER], unique=False)
     op.create_index("ix_studies_accession_number", "studies", ["accession_number", *_ORDER], unique=False)
+
+
+def downgrade() -> None:
+    for column in ("accession_number", "patient_id", "study_date"):
+        op.drop_index(f"ix_studies_{column}", table_name="studies")
+    op.drop_column("instances", "modality")

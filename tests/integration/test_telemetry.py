@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
@@ -47,6 +48,20 @@ def test_fields_that_are_not_on_the_list_are_dropped(capsys: pytest.CaptureFixtu
     log().info("event", patient_name=CANARY, study="abc")
     assert CANARY not in json.dumps(lines(capsys))
     assert not {name for name in FIELDS if "patient" in name or "name" in name}
+
+
+def test_every_field_that_the_code_logs_is_on_the_list() -> None:
+    """One that is not would be dropped in silence."""
+    logged = {
+        keyword.arg
+        for path in Path(telemetry.__file__).parent.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("log().")
+        for keyword in call.keywords
+        if keyword.arg
+    }
+    assert "seconds" in logged
+    assert logged - FIELDS == set()
 
 
 def test_nobody_can_forge_a_line_or_colour_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

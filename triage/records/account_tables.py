@@ -20,6 +20,8 @@ users = Table(
     Column("subject", String(256), nullable=False),
     Column("disabled", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # Attempts to sign in before this do not count: they are remembered by each web process alone.
+    Column("unlocked_at", UtcDateTime),
     UniqueConstraint("issuer", "subject"),
 )
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     or_,
@@ -26,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 
-from triage.order import Order, RefusedMessage, Word
+from triage.order import KeptOrder, Order, RefusedMessage, Word
 from triage.records.reading import Reading
 from triage.records.store import Store
 from triage.records.tables import IS_UNREAD, hl7_messages, orders, studies
@@ -93,6 +94,16 @@ class Orders:
         query = select(func.count()).select_from(hl7_messages).where(_IS_REFUSED)
         with self._store.reading() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def kept(self, most: int = 100) -> list[KeptOrder]:
+        """Those whose images have not come, newest first."""
+        has_come = exists().where(
+            studies.c.accession_number == orders.c.accession_number,
+            or_(orders.c.patient_id == "", studies.c.patient_id.in_(("", orders.c.patient_id))),
+        )
+        waiting = select(orders).where(~orders.c.cancelled & ~has_come).order_by(orders.c.order_id.desc())
+        with self._store.reading() as connection:
+            return [_kept(row) for row in connection.execute(waiting.limit(most)).mappings()]
 
     def tidy(self, days: float) -> int:
         """Forget what is older, and all but the newest 10,000 refused messages. How many rows went."""
@@ -184,6 +195,11 @@ KEPT_FOR_STUDY = _kept_for_study()
 
 def _row(message: Message) -> dict[str, Any]:
     return {"sha256": message.sha256, "who": message.who[:64], "address": message.address[:64]}
+
+
+def _kept(row: RowMapping) -> KeptOrder:
+    told = {name: row[name] for name in ("accession_number", "patient_id", "who", "source", "at")}
+    return KeptOrder(**told, clinical_priority=ClinicalPriority(row["clinical_priority"]).name)
 
 
 def _refused(row: RowMapping) -> RefusedMessage:

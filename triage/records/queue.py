@@ -207,10 +207,10 @@ class Queue:
             .returning(jobs.c.job_id)
         )
 
-    def look_again(self, study_instance_uid: str, who: str) -> int:
+    def look_again(self, study_instance_uid: str, who: str, only: Collection[int] | None = None) -> int:
         """Queue the study's films of its current reading once more, as if they had just come; how many.
 
-        What was found stays, and can only be added to. Raise StudyNotFoundError.
+        What was found stays, and can only be added to. ``only``: instance_ids. Raise StudyNotFoundError.
         """
         with self._store.writing() as connection:
             study = self._store.lock_study(connection, study_instance_uid)
@@ -220,6 +220,7 @@ class Queue:
                 instances.c.pixels_deleted_at.is_(None),
             )
             again = update(jobs).where(jobs.c.instance_id.in_(films) & ~IS_OPEN)
+            again = again if only is None else again.where(jobs.c.instance_id.in_(only))
             anew = {"attempts": 0, "reason": None, "finished_at": None, "created_at": self._store.now()}
             count = connection.execute(again.values({**self._queued(0), **anew})).rowcount
             if count:

@@ -57,6 +57,8 @@ try:
 except ImportError:  # no wheel for this machine
     import sqlite3 as sqlite_driver
 
+# For those who copy a database beside SQLAlchemy.
+SQLITE: Any = sqlite_driver
 # What callers catch when the database does not do as asked; they need not know the library.
 DatabaseError = SQLAlchemyError
 # The part of them that may pass by itself: no connection, no room, no lock in time.

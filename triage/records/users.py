@@ -61,6 +61,19 @@ class Users:
             self._change(connection, name, {"disabled": disabled})
             connection.execute(delete(sessions).where(sessions.c.user_name == name))
 
+    def unlock(self, name: str) -> None:
+        """Attempts to sign in until now count no more. Raise TriageError if there is no such user."""
+        with self._store.writing() as connection:
+            self._locked(connection, name)
+            self._change(connection, name, {"unlocked_at": self._store.now()})
+
+    def unlocked_seconds_ago(self, name: str) -> float | None:
+        """None if never, or if there is no such user."""
+        query = select(users.c.unlocked_at, self._store.now()).where(users.c.user_name == name)
+        with self._store.reading() as connection:
+            at, now = connection.execute(query).one_or_none() or (None, None)
+        return None if at is None or now is None else float((now - at).total_seconds())
+
     def find(self, name: str) -> User | None:
         """Only if it is not disabled."""
         with self._store.reading() as connection:

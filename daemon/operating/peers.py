@@ -1,0 +1,31 @@
+"""Peers that we call: does each answer C-ECHO under the name that the settings give it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from daemon.dicom.echo import echo
+from daemon.notation import split_subscriber
+from daemon.operating.verdict import Area, Verdict, fail, ok, warn
+from daemon.settings import Settings
+
+_SECONDS = 5.0
+
+
+def look_at_peers(settings: Settings) -> Iterator[Verdict]:
+    """Those of dicom_peers call us: of them we know networks, and no port."""
+    called = [("ups_subscribers", each) for each in settings.ups_subscribers]
+    called += [("mwl_peer", settings.mwl_peer)] if settings.mwl_peer else []
+    for setting, text in called:
+        peer, address = split_subscriber(text)
+        found = echo(peer, address, settings.dicom_ae_title, _SECONDS)
+        words = f"{setting} {text}"
+        if found.accepted:
+            yield ok(Area.PEERS, f"{words} answers")
+        elif found.answered:
+            fix = f"let it know us as {settings.dicom_ae_title} from this machine's address, with Verification"
+            yield fail(Area.PEERS, f"{words}: {found.problem}", fix)
+        else:
+            yield warn(Area.PEERS, f"{words} does not answer", "see that it runs, and that no firewall stands between")
+    if not called:
+        yield ok(Area.PEERS, "nobody is called by us (ups_subscribers, mwl_peer)")

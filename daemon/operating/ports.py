@@ -1,0 +1,110 @@
+"""Our ports: free, ours, or somebody else's."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+
+from daemon.dicom.echo import echo
+from daemon.operating.verdict import Area, Verdict, fail, ok, warn
+from daemon.presence import Alive
+from daemon.settings import Settings
+
+_SECONDS = 5.0
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - what is asked in their place
+
+
+def look_at_ports(settings: Settings, alive: Sequence[Alive]) -> Iterator[Verdict]:
+    """Of all that the settings name. ``alive``: processes of this machine."""
+    running = {each.process for each in alive if each.host == socket.gethostname()[:40]}
+    dicom = (settings.dicom_host, settings.dicom_port)
+    yield _look("dicom_port", dicom, lambda: _is_receiver(settings), "receiver" in running)
+    web = (settings.http_host, settings.http_port)
+    yield _look("http_port", web, lambda: _is_web(web), "web" in running)
+    if settings.hl7_port:
+        orders = (settings.hl7_host, settings.hl7_port)
+        yield _look("hl7_port", orders, lambda: "orders" in running and _connects(orders), "orders" in running)
+
+
+def _look(name: str, address: tuple[str, int], is_ours: Callable[[], bool], runs: bool) -> Verdict:  # noqa: FBT001
+    host, port = address
+    words = f"{name} {port} at {host}"
+    if not port:
+        return ok(Area.PORTS, f"{words}: any free one")
+    problem = _problem(address)
+    if problem is None:
+        free = f"{words} is free"
+        fix = "restart it, and look at its log"
+        return fail(Area.PORTS, f"{free}, although its process runs", fix) if runs else ok(Area.PORTS, free)
+    if problem == errno.EADDRINUSE:
+        return _taken(name, port, words, is_ours(), runs)
+    fixes = {
+        errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, or set a higher one",
+        errno.EADDRNOTAVAIL: "this machine has no such address: set one that it has",
+    }
+    return fail(Area.PORTS, f"{words} cannot be had: {os.strerror(problem)}", fixes.get(problem, "set another one"))
+
+
+def _taken(name: str, port: int, words: str, is_ours: bool, runs: bool) -> Verdict:  # noqa: FBT001
+    if is_ours:
+        return ok(Area.PORTS, f"{words} is answered by triage")
+    if runs:
+        return warn(Area.PORTS, f"{words} is taken and does not answer as it should", "look at its process's log")
+    fix = f"find it with `ss -ltnp 'sport = :{port}'`, or set another {name}"
+    return fail(Area.PORTS, f"{words} is taken by another program", fix)
+
+
+def _problem(address: tuple[str, int]) -> int | None:
+    """Why nobody could listen there now."""
+    try:
+        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server(address, family=family).close()
+    except socket.gaierror:
+        return errno.EADDRNOTAVAIL
+    except OSError as error:
+        return error.errno or errno.EIO
+    return None
+
+
+def _reached(address: tuple[str, int]) -> tuple[str, int]:
+    return _WILDCARDS.get(address[0], address[0]), address[1]
+
+
+def _is_receiver(settings: Settings) -> bool:
+    """One that rejects us answers all the same: the list of peers holds for us, too."""
+    address = _reached((settings.dicom_host, settings.dicom_port))
+    return echo(settings.dicom_ae_title, address, settings.dicom_ae_title, _SECONDS, _tls(settings)).answered
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    """Whoever we are is no question here: the other end is this machine."""
+    if not settings.dicom_tls_certificate_file or not settings.dicom_tls_key_file:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.load_cert_chain(settings.dicom_tls_certificate_file, settings.dicom_tls_key_file, password="")
+    return context
+
+
+def _is_web(address: tuple[str, int]) -> bool:
+    with closing(http.client.HTTPConnection(*_reached(address), timeout=_SECONDS)) as connection:
+        try:
+            connection.request("GET", "/api/health/live", headers={"Host": "localhost"})
+            answer = connection.getresponse().read(256)
+        except (OSError, http.client.HTTPException):
+            return False
+        return b'"live":true' in answer.replace(b" ", b"")
+
+
+def _connects(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(_reached(address), _SECONDS).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,42 @@
+"""Which processes should run here, by the settings, and which do."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from daemon.operating.verdict import Area, Verdict, fail, ok, warn
+from daemon.presence import Alive
+from daemon.settings import Settings
+
+
+def expected(settings: Settings) -> Counter[str]:
+    """Children of `triage serve`."""
+    children = Counter({"receiver": settings.receivers, "scheduler": 1, "web": 1})
+    children.update(f"worker-{number}" for number in range(1, settings.workers + 1))
+    if settings.hl7_port or settings.mwl_peer:
+        children["orders"] = 1
+    return children
+
+
+def here(alive: Sequence[Alive]) -> Counter[str]:
+    """By name; of a folder that many machines share, those of this one."""
+    host = socket.gethostname()[:40]
+    return Counter(each.process for each in alive if each.host == host)
+
+
+def look_at_processes(settings: Settings, alive: Sequence[Alive], *, should_run: bool) -> Iterator[Verdict]:
+    """``should_run``: whether it matters that none runs."""
+    found = here(alive)
+    if not found:
+        words = "no process of this data folder runs on this machine"
+        yield fail(Area.PROCESSES, words, "triage serve") if should_run else ok(Area.PROCESSES, words)
+        return
+    words = ", ".join(name if count == 1 else f"{count} {name}" for name, count in sorted(found.items()))
+    missing = sorted((expected(settings) - found).elements()) if found["serve"] else []
+    if missing:
+        fix = "it is started again with growing pauses: look at its last lines in the log"
+        yield warn(Area.PROCESSES, f"{', '.join(missing)} missing; running: {words}", fix)
+    else:
+        yield ok(Area.PROCESSES, f"running: {words}")

@@ -1,0 +1,178 @@
+"""One screen: does it run, does it keep up, and does somebody have to look?"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+from daemon.house import WORKER_ABSENT_SECONDS, House
+from daemon.ledger import count_open
+from daemon.operating.databases import seen, store_of
+from daemon.operating.running import look_at_processes
+from daemon.operating.verdict import Area, Verdict, as_json, exit_code, fail, ok, warn
+from daemon.operating.verdict import lines as told_lines
+from daemon.presence import Alive, alive
+from daemon.settings import Settings
+from triage.card import read_card
+from triage.errors import CardMismatchError, Reason, TriageError
+from triage.records.inspection import Inspection, others
+from triage.records.store import DatabaseError, Store
+from triage.records.tally import Tally, tally
+
+_MIB = 2**20
+# Of the films of a day: more that were not analysed for our own fault are worth a look.
+_OUR_FAULT = frozenset(
+    {
+        Reason.MODEL_UNAVAILABLE, Reason.MODEL_OUTPUT_INVALID, Reason.RESOURCE_EXHAUSTED, Reason.INTERNAL_ERROR,
+        Reason.PIXELS_UNREADABLE, Reason.PIXELS_DAMAGED, Reason.DECODE_CRASH, Reason.DECODE_TIMEOUT, Reason.TIMEOUT,
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """``figures`` and ``schema``: None while the database is away. ``elsewhere``: processes at the same PostgreSQL."""
+
+    version: str
+    policy: str
+    weights: str
+    schema: str | None
+    free_mib: int | None
+    ledger: int
+    processes: Sequence[Alive]
+    elsewhere: Sequence[str]
+    figures: Tally | None
+    verdicts: Sequence[Verdict]
+
+    def told(self) -> dict[str, Any]:
+        """For machines."""
+        plain = asdict(self)
+        return plain | {"verdicts": as_json(self.verdicts), "exit_code": exit_code(self.verdicts)}
+
+
+def status(house: House) -> Status:
+    """Raise TriageError for a database that is not there at all."""
+    settings = house.settings
+    running, free_mib = alive(settings.data_dir), _free_mib(settings)
+    found, figures, elsewhere, verdicts = _asked(house)
+    verdicts = [*look_at_processes(settings, running, should_run=not elsewhere), *verdicts, *_room(settings, free_mib)]
+    waiting = count_open(settings.data_dir)
+    if waiting:
+        words = f"{waiting} instances came while the database was away, and wait to be entered"
+        verdicts.append(warn(Area.DATABASE, words, "they are entered by a receiver once the database is back"))
+    return Status(
+        version=version("worklist-triage"),
+        policy=house.policy.version,
+        weights=_weights(settings, verdicts),
+        schema=found.schema if found else None,
+        free_mib=free_mib,
+        ledger=waiting,
+        processes=running,
+        elsewhere=elsewhere,
+        figures=figures,
+        verdicts=verdicts,
+    )
+
+
+def _asked(house: House) -> tuple[Inspection | None, Tally | None, list[str], list[Verdict]]:
+    store = store_of(house.settings, house.process)
+    if store is None:
+        raise TriageError(f"no database at {house.settings.sqlite_file}; is TRIAGE_DATA_DIR set?")
+    try:
+        found = seen(store, house.settings)
+        if isinstance(found, Verdict):
+            return None, None, [], [found]
+        return _of_database(house, store, found)
+    finally:
+        store.engine.dispose()
+
+
+def _of_database(
+    house: House, store: Store, found: Inspection
+) -> tuple[Inspection, Tally | None, list[str], list[Verdict]]:
+    if not found.is_current:
+        words = f"the database has schema {found.schema}, this version {found.known[0]}"
+        return found, None, [], [fail(Area.SCHEMA, words, "`triage doctor` says what to do")]
+    try:
+        figures = tally(store)
+        elsewhere = [name for name in others(store) if not name.startswith(house.process)]
+    except DatabaseError as error:
+        return found, None, [], [warn(Area.DATABASE, f"it answers no more ({type(error).__name__})", "triage doctor")]
+    return found, figures, elsewhere, list(_keeping_up(house, figures))
+
+
+def _keeping_up(house: House, figures: Tally) -> Iterator[Verdict]:
+    area, settings = Area.QUEUE, house.settings
+    words = f"{figures.queued} films wait for analysis, the oldest for {figures.oldest_due_seconds:.0f} s"
+    if figures.oldest_due_seconds > settings.pending_seconds:
+        yield fail(area, words, "no worker looks, or they do not keep up: see the workers' log, add workers")
+    elif figures.oldest_due_seconds > WORKER_ABSENT_SECONDS:
+        yield warn(area, words, "workers fall behind: see their log")
+    else:
+        yield ok(area, words)
+    if figures.overdue:
+        words = f"{figures.overdue} of {figures.open_studies} open studies have waited longer than the site's limit"
+        yield warn(area, words, "they need readers, not us: they stand among the flagged")
+    ours = {reason: count for reason, count in figures.not_analysed.items() if reason in _OUR_FAULT}
+    ours |= {reason: count for reason, count in figures.shown.items() if reason in _OUR_FAULT}
+    if ours:
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(ours.items()))
+        yield warn(
+            area, f"not analysed, and not for what the films are: {told}", "mend it, then triage requeue --reason"
+        )
+
+
+def _free_mib(settings: Settings) -> int | None:
+    try:
+        return shutil.disk_usage(settings.data_dir).free // _MIB
+    except OSError:
+        return None
+
+
+def _room(settings: Settings, free_mib: int | None) -> Iterator[Verdict]:
+    if free_mib is not None and free_mib < settings.disk_free_mib_min:
+        yield fail(Area.DISK, f"{free_mib} MiB free: no new studies are received", "make room")
+    elif free_mib is not None and free_mib < 2 * settings.disk_free_mib_min:
+        yield warn(Area.DISK, f"{free_mib} MiB free", "make room soon")
+
+
+def _weights(settings: Settings, verdicts: list[Verdict]) -> str:
+    try:
+        return read_card(settings.weights_card).sha256[:12]
+    except CardMismatchError as error:
+        verdicts.append(fail(Area.NETWORK, str(error), "give back card and weights as they were released"))
+        return ""
+
+
+def lines(shown: Status) -> Iterator[str]:
+    """For people."""
+    yield f"triage {shown.version}   policy {shown.policy}   network {shown.weights or 'none'}   schema {shown.schema}"
+    for each in shown.processes:
+        yield f"  {each.process:<12} {each.host} {each.process_id}, since {_moment(each.since)}"
+    if shown.elsewhere:
+        yield f"  at the database: {', '.join(shown.elsewhere)}"
+    if shown.figures:
+        yield from _figures(shown.figures)
+    yield f"ledger     {shown.ledger} to be entered      disk {shown.free_mib} MiB free"
+    yield ""
+    yield from told_lines(shown.verdicts)
+
+
+def _figures(found: Tally) -> Iterator[str]:
+    yield f"queue      {found.queued} waiting, {found.running} in hand, the oldest for {found.oldest_due_seconds:.0f} s"
+    yield f"received   last {_moment(found.last_received_at)}, {found.received} in 24 h"
+    yield f"analysed   last {_moment(found.last_analysed_at)}"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in found.not_analysed.items()) or "none"
+    yield f"not so     {reasons} (24 h)"
+    yield (
+        f"worklist   {found.open_studies} open: {found.flagged} flagged, {found.overdue} overdue, "
+        f"{found.reading} being read, {found.pending} pending"
+    )
+
+
+def _moment(at: datetime | None) -> str:
+    return f"{at.astimezone():%d %b %H:%M:%S}" if at else "never"
