@@ -1,4 +1,4 @@
-"""A machine of its own, booted: this one's files under a layer that is thrown away, its own systemd, processes, loopback.
+"""A machine of its own, booted: this one's files under a layer that is thrown away, its own systemd and loopback.
 
 What the installer and the units do is seen as a site would see it, and nothing of it is left here.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -98,8 +97,8 @@ def _leader(nspawn: subprocess.Popen[bytes]) -> int:
 
 def _is_elsewhere(process: int) -> bool:
     """In no namespace of ours: commands for the machine must never be run on this one."""
-    names = ("mnt", "net", "pid", "uts")
-    return all(os.readlink(f"/proc/{process}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}") for name in names)
+    theirs, ours = Path(f"/proc/{process}/ns"), Path("/proc/self/ns")
+    return all((theirs / name).readlink() != (ours / name).readlink() for name in ("mnt", "net", "pid", "uts"))
 
 
 def _power_off(nspawn: subprocess.Popen[bytes]) -> None:
