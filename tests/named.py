@@ -34,6 +34,22 @@ def unknown_settings(text: str) -> set[str]:
     return set(_VARIABLE.findall(text)) - SETTINGS
 
 
+# Written at the same time as what names them; this goes once they are there.
+COMING = frozenset(
+    {"backup", "doctor", "orders-kept", "purge", "rebuild", "requeue", "restore", "schema", "status", "support-bundle"}
+)
+_CALL = re.compile(r"(?:^|[`|(;] ?|-- )(?:sudo )?triage ([a-z][a-z-]+)", re.MULTILINE)
+
+
+def called(text: str) -> set[str]:
+    """Commands of ours, by their first word, in lines of shell and in words set as code."""
+    return set(_CALL.findall(text))
+
+
+def unknown_commands(text: str) -> set[str]:
+    return called(text) - commands() - COMING
+
+
 def documents(text: str) -> list[dict[str, Any]]:
     """Of a stream of YAML."""
     return [document for document in yaml.safe_load_all(text) if document]

@@ -78,6 +78,9 @@ def _layered(folder: Path, stack: ExitStack) -> Path:
     _mount("-t", "overlay", "-o", f"lowerdir=/,upperdir={upper},workdir={work}", "overlay", str(root))
     stack.callback(_unmount, root)
     (root / "etc" / "machine-id").write_text("f" * 32 + "\n", encoding="ascii")  # another machine
+    defaults = root / "etc" / "systemd" / "system.conf.d" / "packages.conf"
+    defaults.parent.mkdir(parents=True, exist_ok=True)
+    defaults.write_text(f"[Manager]\nDefaultEnvironment=PYTHONPATH={PACKAGES}\n", encoding="ascii")
     return root
 
 

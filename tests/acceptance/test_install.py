@@ -4,55 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import chests
 import pytest
-from booted import PACKAGES, PROJECT, PYTHON, ROOT, Machine, booted
+from booted import PACKAGES, Machine
+from installing import INSTALL, NOTIFIES, WITH, host, make_wheel, receives, send
 from running import wait_for
-
-from absent import missing
-
-INSTALL = f"{PROJECT}/deploy/install.sh"
-# The packages of the tested environment, instead of gigabytes anew; pip has to put our own wheel in and nothing else.
-WITH = {"PYTHONPATH": PACKAGES, "PIP_NO_DEPS": "1", "PIP_IGNORE_INSTALLED": "1", "PIP_NO_INDEX": "1", "PYTHON": PYTHON}
-UNITS = ("triage.service", "triage@.service")
-DROP_IN = f"[Service]\nEnvironment=PYTHONPATH={PACKAGES}\n"
-# Until `serve` tells systemd that it is up.
-NOTIFIES = any("NOTIFY_SOCKET" in path.read_text(encoding="utf-8") for path in (ROOT / "daemon").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True)
-    (made,) = folder.glob("*.whl")
-    return made
+    return make_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    said = subprocess.run([PYTHON, "-V"], capture_output=True, text=True, check=False).stdout
-    if not said.startswith(f"Python {version}."):
-        missing(f"Python {version} as {PYTHON}, with its venv")
-    with booted(tmp_path_factory.mktemp("machine")) as here:
+    with host(tmp_path_factory.mktemp("machine")) as here:
         yield here
 
 
 @pytest.fixture(scope="module")
 def installed(machine: Machine, wheel: Path) -> Machine:
-    """With the packages of this environment beside the wheel."""
-    for unit in UNITS:
-        folder = machine.root / "etc" / "systemd" / "system" / f"{unit}.d"
-        folder.mkdir(parents=True)
-        kind = "" if NOTIFIES or "@" in unit else "Type=exec\n"
-        (folder / "packages.conf").write_text(DROP_IN + kind, encoding="ascii")
     shutil.copy(wheel, machine.root / "root")
     machine.run(INSTALL, f"/root/{wheel.name}", **WITH)
     return machine
@@ -65,16 +40,6 @@ def triage(machine: Machine, *arguments: str) -> str:
 def analysed(machine: Machine, film: chests.Film) -> bool:
     entries = json.loads(triage(machine, "worklist", "--json"))
     return film.study in {entry["study_instance_uid"] for entry in entries if entry["analysis"] == "analysed"}
-
-
-def receives(machine: Machine) -> bool:
-    return machine.run("echoscu", "-aec", "TRIAGE", "localhost", "11112", check=False).returncode == 0
-
-
-def send(machine: Machine) -> chests.Film:
-    film = chests.chest(machine.root / "root" / "films")
-    machine.run("storescu", "-aec", "TRIAGE", "localhost", "11112", f"/root/films/{film.path.name}")
-    return film
 
 
 def status_of(machine: Machine, unit: str) -> dict[str, str]:
@@ -101,6 +66,12 @@ def test_a_film_is_analysed_by_the_daemon_of_the_unit_with_all_rights_taken_away
     assert int(status["CapBnd"], 16) == 0
     assert served.run("stat", "-c", "%U %a", "/var/lib/triage").stdout == "triage 700\n"
     assert served.shows("triage", "NRestarts") == "0"
+
+
+def test_the_units_are_sound_where_they_are_installed(installed: Machine) -> None:
+    units = ("triage.service", "triage@work.service", "triage-backup.service", "triage-backup.timer")
+    said = installed.run("systemd-analyze", "verify", "--man=no", *units)
+    assert [line for line in said.stderr.splitlines() if "triage" in line] == []
 
 
 def test_its_processes_write_to_no_folder_but_the_daemons(served: Machine, dcmtk: Path) -> None:
