@@ -15,7 +15,8 @@ HOME_DIR=/opt/triage
 SETTINGS=/etc/triage
 LIBRARY=/usr/local/lib
 COMMAND=/usr/local/bin/triage
-PYTHON=${PYTHON:-python3}
+# Of the system: one in somebody's home is of no use to a daemon.
+PYTHON=${PYTHON:-/usr/bin/python3}
 UNITS="triage.service triage@.service triage-backup.service triage-backup.timer"
 
 fail() {
@@ -56,6 +57,9 @@ make_version() {
   if [ ! -e "$HOME_DIR/$version/.complete" ]; then
     rm -rf "${HOME_DIR:?}/$version"
     "$interpreter" -m venv "$HOME_DIR/$version"
+    # As for `make setup`: TORCH="torch==2.13.0 --index-url URL" has another build of torch than the index's.
+    # shellcheck disable=SC2086
+    [ -z "${TORCH:-}" ] || "$HOME_DIR/$version/bin/pip" install --quiet --no-cache-dir $TORCH
     set -- --quiet --disable-pip-version-check --no-cache-dir --constraint "$(find_constraints)"
     [ -z "$wheels" ] || set -- "$@" --no-index --find-links "$wheels"
     "$HOME_DIR/$version/bin/pip" install "$@" "$wheel"

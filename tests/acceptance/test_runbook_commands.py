@@ -17,6 +17,8 @@ from named import DEPLOY, called, commands
 
 TEXT = (DEPLOY / "RUNBOOK.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+# The doctor has something to say of any machine: 1 may pass, 2 must not.
+PASSES = 'triage() { command triage "$@" || { [ $? = 1 ] && case $1 in status | doctor) ;; *) false ;; esac; }; }'
 
 
 @pytest.fixture
@@ -47,5 +49,5 @@ def test_what_the_runbook_says_can_be_done(site: Machine, dcmtk: Path) -> None:
         # Whoever follows it reads on meanwhile.
         if site.run("systemctl", "is-enabled", "triage", check=False).returncode == 0:
             wait_for(lambda: receives(site), 90, pause=0.5)
-        site.run("sh", "-e", "-c", f"cd /root/site\n{block}", **WITH)
+        site.run("sh", "-e", "-c", f"cd /root/site\n{PASSES}\n{block}", **WITH)
     assert site.shows("triage", "ActiveState") == "active"
