@@ -66,6 +66,7 @@ def test_a_film_is_analysed_by_the_daemon_of_the_unit_with_all_rights_taken_away
     assert int(status["CapBnd"], 16) == 0
     assert served.run("stat", "-c", "%U %a", "/var/lib/triage").stdout == "triage 700\n"
     assert served.shows("triage", "NRestarts") == "0"
+    assert "sandbox_weaker" not in served.log("triage")  # the unit leaves what the decoding child needs to limit itself
 
 
 def test_the_units_are_sound_where_they_are_installed(installed: Machine) -> None:
