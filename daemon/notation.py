@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from urllib.parse import quote
 
+from triage.errors import SettingsError
 from triage.user import Role
 
 _AE_CHARACTERS = 16
 _PORTS = 2**16
+_WITHOUT_PASSWORD = re.compile(r"(postgresql(?:\+\w+)?://[^:/?#@]+)(@.*)", re.DOTALL)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]*[A-Za-z][A-Za-z0-9._-]*$")
 
 
@@ -18,6 +22,21 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def lacks_password(url: str) -> bool:
+    """Whether it names a user of PostgreSQL without a password."""
+    return _WITHOUT_PASSWORD.fullmatch(url) is not None
+
+
+def with_password(url: str, file: Path) -> str:
+    """``url`` and what stands in ``file``. Raise SettingsError, without any of it."""
+    try:
+        password = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        words = getattr(error, "strerror", None) or "no text"
+        raise SettingsError(f"database_password_file {file}: {words}") from None
+    return _WITHOUT_PASSWORD.sub(lambda found: f"{found[1]}:{quote(password, safe='')}{found[2]}", url)
 
 
 def split_proxy(text: str) -> IPv4Network | IPv6Network:

@@ -13,7 +13,15 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from daemon.notation import sender_network, split_peer, split_proxy, split_role, split_subscriber
+from daemon.notation import (
+    lacks_password,
+    sender_network,
+    split_peer,
+    split_proxy,
+    split_role,
+    split_subscriber,
+    with_password,
+)
 
 PREFIX = "TRIAGE_"
 _HL7_FIELD = re.compile(r"(ORC|OBR|IPC)-[1-9][0-9]?")
@@ -27,6 +35,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("triage-data"), description="files, SQLite database and sockets; private to the daemon")
     database_url: str = Field("", description="sqlite:///FILE or postgresql://...; empty: SQLite in data_dir")
+    database_password_file: Path | None = Field(None, description="file with the password that database_url lacks")
     database_seconds: float = Field(10.0, ge=1, description="a PostgreSQL that answers nothing for so long is away")
     database_connections_max: int = Field(10, ge=2, description="connections of one process to PostgreSQL")
 
@@ -169,6 +178,8 @@ class Settings(BaseSettings):
             raise ValueError("job_seconds must be more than decode_seconds: decoding is only a part of a job")
         if self.pixel_store and self.job_seconds <= self.decode_seconds + self.pixel_store_seconds:
             raise ValueError("job_seconds must be more than decode_seconds and pixel_store_seconds together")
+        if self.database_password_file and not lacks_password(self.database_url):
+            raise ValueError("database_password_file needs a database_url like postgresql://USER@HOST/NAME")
         if self.receivers > 1 and self.dicom_port == 0:
             raise ValueError("receivers: several of them need a dicom_port to share, not 0")
         for peer in self.dicom_peers:
@@ -212,7 +223,9 @@ class Settings(BaseSettings):
 
     @property
     def url(self) -> str:
-        """SQLAlchemy URL of the database."""
+        """SQLAlchemy URL of the database. Raise SettingsError if its password cannot be read."""
+        if self.database_password_file:
+            return with_password(self.database_url, self.database_password_file)
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'triage.db'}"
 
     @property

@@ -17,33 +17,27 @@ from running import Daemon, free_port, wait_for
 
 from absent import missing
 
-FORWARD = """
-function OnStableStudy(study, tags, metadata)
-  RestApiPost('/modalities/triage/store', study)
-end
-"""
+# What the example of compose.yaml gives its PACS.
+SHIPPED = Path(__file__).resolve().parents[2] / "deploy" / "compose"
 
 
 @pytest.fixture
 def orthanc(daemon: Daemon, tmp_path: Path) -> Iterator[str]:
-    """URL of an Orthanc that forwards stable studies to the daemon."""
+    """URL of an Orthanc that forwards to the daemon what it gets."""
     program = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin")  # not on everybody's path
     if program is None:
         missing("Orthanc (apt-get install orthanc)")
     port = free_port()
-    (tmp_path / "forward.lua").write_text(FORWARD, encoding="utf-8")
-    configuration = {
-        "Name": "PACS",
+    configuration = json.loads((SHIPPED / "orthanc.json").read_text(encoding="utf-8"))
+    configuration["DicomModalities"]["triage"] |= {"Host": "127.0.0.1", "Port": daemon.dicom_port}
+    configuration |= {
         "StorageDirectory": str(tmp_path / "storage"),
         "IndexDirectory": str(tmp_path / "storage"),
         "HttpPort": port,
         "DicomPort": free_port(),
-        "DicomAet": "ORTHANC",
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
-        "DicomModalities": {"triage": ["TRIAGE", "127.0.0.1", daemon.dicom_port]},
-        "LuaScripts": [str(tmp_path / "forward.lua")],
-        "StableAge": 1,
+        "LuaScripts": [str(SHIPPED / "forward.lua")],
         "Plugins": [],
     }
     (tmp_path / "orthanc.json").write_text(json.dumps(configuration), encoding="utf-8")

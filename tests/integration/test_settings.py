@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import make_url
 from typer.testing import CliRunner
 
 from daemon.cli import app
@@ -193,3 +194,28 @@ def test_a_database_url_that_is_none_of_ours_is_refused_without_repeating_it(
     assert isinstance(refused.exception, SettingsError)
     assert "database_url" in str(refused.exception)
     assert "secret" not in str(refused.exception)
+
+
+def test_the_databases_password_may_stand_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("p@ss/w:rd%\n", encoding="utf-8")
+    monkeypatch.setenv("TRIAGE_DATABASE_URL", "postgresql://triage@db:5432/triage?sslmode=require")
+    monkeypatch.setenv("TRIAGE_DATABASE_PASSWORD_FILE", str(secret))
+    url = make_url(read_settings()[0].url)
+    assert (url.username, url.password, url.host, url.query) == ("triage", "p@ss/w:rd%", "db", {"sslmode": "require"})
+    shown = CliRunner().invoke(app, ["settings"]).output
+    assert "TRIAGE_DATABASE_URL=postgresql://triage:***@db:5432/triage?sslmode=require" in shown
+    assert "w:rd" not in shown
+    secret.unlink()
+    with pytest.raises(SettingsError, match=r"database_password_file.*No such file"):
+        _ = read_settings()[0].url
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:////a/b.db", "postgresql://db/triage", "postgresql://triage:x@db/triage"])
+def test_a_password_file_needs_a_url_that_lacks_a_password(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIAGE_DATABASE_URL", url)
+    monkeypatch.setenv("TRIAGE_DATABASE_PASSWORD_FILE", str(tmp_path / "secret"))
+    with pytest.raises(SettingsError, match="database_password_file needs"):
+        read_settings()
