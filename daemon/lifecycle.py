@@ -1,22 +1,26 @@
-"""Stopping, and looking after child processes.
+"""Stopping, reading anew, and looking after child processes.
 
-A process stops when it is asked to (SIGTERM, SIGINT) or when the process that started it is gone. The supervisor
-starts a dead child again, at once the first time, then with growing pauses; one that runs for a while is forgiven.
+A process stops when it is asked to (SIGTERM, SIGINT) or when the process that started it is gone. SIGHUP has it read
+anew what it was told can change. The supervisor starts a dead child again, at once the first time, then with growing
+pauses; one that runs for a while is forgiven.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from types import FrameType
 
-from daemon.telemetry import log
+from daemon.telemetry import describe, log
 
 # A process that ends with this needs a person: starting it again would not help.
 EXIT_MEND = 2
@@ -27,8 +31,12 @@ _FORGIVEN_AFTER_SECONDS = 60.0
 _PAUSE_SECONDS_MAX = 30.0
 
 
+# What is to be read anew, in this order; a process has one table of signals, and so one of these.
+_to_reload: list[Callable[[], None]] = []
+
+
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM or SIGINT sets. Call in the main thread."""
+    """An event that SIGTERM or SIGINT sets; SIGHUP runs what `on_reload` was given. Call in the main thread."""
     stop = threading.Event()
 
     def ask(number: int, _: FrameType | None) -> None:
@@ -37,7 +45,61 @@ def stop_on_signals() -> threading.Event:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
+    _reload_on_signal(stop)
     return stop
+
+
+def on_reload(act: Callable[[], None]) -> None:
+    """Have SIGHUP run ``act``, after what was given before, in a thread that does nothing else.
+
+    What it raises is logged and keeps nothing else from being read anew: ``act`` keeps the old where the new is bad.
+    """
+    _to_reload.append(act)
+
+
+def _reload_on_signal(stop: threading.Event) -> None:
+    """A terminal that is closed also sends SIGHUP: that still ends the process."""
+    asked: SimpleQueue[int] = SimpleQueue()  # may be put to in a signal handler, whatever this thread holds
+    had_terminal = _has_terminal()
+
+    def ask(number: int, _: FrameType | None) -> None:
+        if had_terminal and not _has_terminal():
+            stop.set()
+        else:
+            asked.put(number)
+
+    signal.signal(signal.SIGHUP, ask)
+    threading.Thread(target=_keep_reloading, args=(asked,), name="reload", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
+def _has_terminal() -> bool:
+    """Whether this process belongs to a terminal that is still there, tty(4)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _keep_reloading(asked: SimpleQueue[int]) -> None:
+    while asked.get():
+        log().info("reloading")
+        for act in tuple(_to_reload):
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001 - the daemon goes on with what it had
+                log().error("reload_failed", **describe(error))
+
+
+@contextmanager
+def _reload_held_back() -> Iterator[None]:
+    """A process started in here is not ended by a SIGHUP that it cannot understand yet: it gets it once it can."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_parent() -> None:
@@ -71,6 +133,12 @@ class Supervisor:
         self._end(grace_seconds)
         return code
 
+    def reload(self) -> None:
+        """Pass SIGHUP on to every child that runs."""
+        for process in [child.process for child in self._children]:
+            if process is not None:
+                process.send_signal(signal.SIGHUP)
+
     def _look_after(self, child: Child) -> int:
         now = time.monotonic()
         if child.process is None:
@@ -84,7 +152,8 @@ class Supervisor:
 
     def _start(self, child: Child, now: float) -> None:
         command = [sys.executable, "-m", "daemon.cli", *child.arguments]
-        child.process = subprocess.Popen(command)  # noqa: S603 - our own commands
+        with _reload_held_back():
+            child.process = subprocess.Popen(command)  # noqa: S603 - our own commands
         child.started = now
         log().info("child_started", child=child.name, restarts=child.restarts)
 

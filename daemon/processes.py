@@ -45,7 +45,9 @@ def serve() -> None:
     children = {**receivers, **workers, "scheduler": ("schedule",), "web": ("web",)}
     if house.settings.hl7_port or house.settings.mwl_peer:
         children["orders"] = ("orders",)
-    raise typer.Exit(lifecycle.Supervisor(children).run(stop))
+    supervisor = lifecycle.Supervisor(children)
+    lifecycle.on_reload(supervisor.reload)
+    raise typer.Exit(supervisor.run(stop))
 
 
 def receive() -> None:
