@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from daemon import telemetry
 from daemon.environment import read_settings
 from daemon.lifecycle import EXIT_AGAIN
+from daemon.metrics import MODEL
 from daemon.notation import split_peer
 from daemon.settings import Settings
 from daemon.telemetry import log
@@ -39,13 +41,14 @@ if TYPE_CHECKING:
     from triage.records.audit import Audit
     from triage.records.intake import Intake
     from triage.records.orders import Orders
+    from triage.records.processes import Processes
     from triage.records.queue import Queue
     from triage.records.reading import Reading
     from triage.records.store import Store
     from triage.records.users import Users
     from triage.vision.classifier import Classifier
 
-# A job that nobody has taken for so long means that no worker runs, or that all are far behind.
+# A job that nobody has taken for so long means that all workers are far behind, or hang.
 WORKER_ABSENT_SECONDS = 60.0
 _DATABASE_PAUSE_SECONDS = 2.0
 # What may be repeated of a database's complaint; the rest of its text stays out of sight.
@@ -178,6 +181,12 @@ class House:
         return Trail(self.audit, self.settings.data_dir)
 
     @cached_property
+    def processes(self) -> Processes:
+        from triage.records.processes import Processes
+
+        return Processes(self.store)
+
+    @cached_property
     def ringer(self) -> Ringer:
         from daemon.bell import Ringer
 
@@ -267,7 +276,7 @@ def need_database(house: House) -> None:
         raise SystemExit(EXIT_AGAIN) from None
 
 
-def build_listener(house: House) -> Listener:
+def build_listener(house: House, beat: Callable[[], None]) -> Listener:
     from daemon.dicom.association import Listener, Peer
     from daemon.dicom.guard import ListenerLimits
     from daemon.receiver import Receiver, Watermark, log_association
@@ -297,6 +306,7 @@ def build_listener(house: House) -> Listener:
         on_association_end=log_association,
         refuse=Watermark(house.spool, settings.disk_free_mib_min),
         handlers=_handlers(house),
+        beat=beat,
     )
 
 
@@ -360,5 +370,8 @@ def load_or_none(settings: Settings, policy: Policy) -> Classifier | None:
     except (CardMismatchError, SettingsError) as error:
         log().error("model_unavailable", error=type(error).__name__, problem=str(error))
         return None
-    log().info("model_loaded", weights=classifier.card.sha256[:12], device=str(classifier.device))
+    weights, device = classifier.card.sha256[:12], str(classifier.device)
+    MODEL.clear()
+    MODEL.labels(weights, device).set(1)
+    log().info("model_loaded", weights=weights, device=device)
     return classifier

@@ -15,11 +15,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 
+from daemon.environment import Supervised, environment_of_child
+from daemon.metrics import CHILD_HANGS, CHILD_STARTS, CHILD_UP
+from daemon.notice import Notice
 from daemon.telemetry import describe, log
 
 # A process that ends with this needs a person: starting it again would not help.
@@ -29,6 +33,9 @@ EXIT_AGAIN = 1
 _PR_SET_PDEATHSIG = 1
 _FORGIVEN_AFTER_SECONDS = 60.0
 _PAUSE_SECONDS_MAX = 30.0
+# How long a child may take until it first beats: it loads its libraries, from a disk that may be busy.
+_BIRTH_SECONDS = 120.0
+_BEATS_AT_ONCE = 4096
 
 
 # What is to be read anew, in this order; a process has one table of signals, and so one of these.
@@ -109,27 +116,52 @@ def die_with_parent() -> None:
 
 @dataclass
 class Child:
-    """A command that is kept running."""
+    """A command that is kept running. ``beats``: the pipe it beats into; ``beat_at`` is 0.0 until it has."""
 
     name: str
     arguments: Sequence[str]
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    beats: int = -1
+    beat_at: float = 0.0
     started: float = 0.0
     restarts: int = 0
     next_start: float = 0.0
+    is_killed: bool = False
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and self.beat_at > 0.0 and not self.is_killed
+
+    def silent_seconds(self, now: float) -> float:
+        """Since it was last heard of; one that has only just been started is given time to come up."""
+        return now - self.beat_at if self.beat_at else now - self.started - _BIRTH_SECONDS
 
 
 class Supervisor:
-    """Runs `triage` commands as children until told to stop."""
+    """Runs `triage` commands as children until told to stop. A child that hangs is killed; see `daemon/pulse.py`.
 
-    def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
+    ``folder``: where they write their metrics, None: nowhere. ``silent_seconds``: who has not beaten for so long hangs.
+    """
+
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        folder: Path | None,
+        *,
+        silent_seconds: float,
+    ) -> None:
         self._children = [Child(name, arguments) for name, arguments in commands.items()]
+        self._folder, self._silent_seconds = folder, silent_seconds
+        self._notice = Notice()
+        self._is_ready = False
 
     def run(self, stop: threading.Event, grace_seconds: float = 20.0) -> int:
         """The exit code, once ``stop`` is set or a child needs a person, and every child has ended (or was killed)."""
         code = 0
         while code == 0 and not stop.wait(0.2):
             code = max(self._look_after(child) for child in self._children)
+            self._tell_systemd()
+        self._notice("STOPPING=1")
         self._end(grace_seconds)
         return code
 
@@ -148,18 +180,55 @@ class Supervisor:
             if child.process.returncode == EXIT_MEND:
                 return EXIT_MEND
             self._note_death(child, now)
+        else:
+            self._listen(child, now)
         return 0
 
     def _start(self, child: Child, now: float) -> None:
         command = [sys.executable, "-m", "daemon.cli", *child.arguments]
-        with _reload_held_back():
-            child.process = subprocess.Popen(command)  # noqa: S603 - our own commands
-        child.started = now
+        child.beats, its_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        told = environment_of_child(Supervised(name=child.name, folder=self._folder, beats=its_end))
+        try:
+            with _reload_held_back():
+                child.process = subprocess.Popen(command, env=told, pass_fds=[its_end])  # noqa: S603 - our own commands
+        finally:
+            os.close(its_end)
+        child.started, child.beat_at = now, 0.0
+        CHILD_STARTS.labels(child.name).inc()
         log().info("child_started", child=child.name, restarts=child.restarts)
+
+    def _listen(self, child: Child, now: float) -> None:
+        with suppress(BlockingIOError):
+            if os.read(child.beats, _BEATS_AT_ONCE):
+                child.beat_at = now
+        silent = child.silent_seconds(now)
+        if silent > self._silent_seconds and child.process is not None and not child.is_killed:
+            log().error("child_hangs", child=child.name, seconds=silent)
+            CHILD_HANGS.labels(child.name).inc()
+            child.process.kill()
+            child.is_killed = True
+
+    def _tell_systemd(self) -> None:
+        """We live as long as nobody hangs whom we could not end. A child that dies again and again is our business."""
+        for child in self._children:
+            CHILD_UP.labels(child.name).set(child.is_up)
+        up = sum(child.is_up for child in self._children)
+        if up == len(self._children) and not self._is_ready:
+            self._is_ready = True
+            self._notice("READY=1")
+            log().info("ready", count=up)
+        now = time.monotonic()
+        if all(child.silent_seconds(now) < 2 * self._silent_seconds for child in self._children if child.process):
+            self._notice("WATCHDOG=1")
+        missing = [child.name for child in self._children if not child.is_up]
+        self._notice.status(
+            f"{up} of {len(self._children)} processes up" + "".join(f", not {name}" for name in missing)
+        )
 
     def _note_death(self, child: Child, now: float) -> None:
         code = child.process.returncode if child.process else None
-        child.process = None
+        os.close(child.beats)
+        child.process, child.is_killed = None, False
         child.restarts = 1 if now - child.started > _FORGIVEN_AFTER_SECONDS else child.restarts + 1
         pause = 0.0 if child.restarts == 1 else min(2.0 ** (child.restarts - 2), _PAUSE_SECONDS_MAX)
         child.next_start = now + pause
