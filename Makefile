@@ -31,13 +31,13 @@ test: $(STAMP) peers ## lint, types and all tests
 	$(V)/python -m pytest
 
 .PHONY: peers
-peers: # dcmtk and Orthanc (not its service) are independent DICOM peers, ip makes machines, Chromium reads the page; without root their tests are skipped, saying so
-	@command -v storescu >/dev/null && command -v ip >/dev/null && command -v chromium >/dev/null && { command -v Orthanc || test -x /usr/sbin/Orthanc; } >/dev/null || { \
+peers: # dcmtk and Orthanc (no service is started) are independent DICOM peers, ip makes machines, Chromium reads the page, promtool the alerts; without root their tests are skipped, saying so
+	@command -v storescu >/dev/null && command -v ip >/dev/null && command -v chromium >/dev/null && command -v promtool >/dev/null && { command -v Orthanc || test -x /usr/sbin/Orthanc; } >/dev/null || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && { [ -e $(POLICY) ] || { \
 	    trap 'rm -f $(POLICY)' EXIT; trap 'exit 1' INT TERM; \
 	    printf '#!/bin/sh\nexit 101\n' >$(POLICY) && chmod 755 $(POLICY); }; } && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dcmtk orthanc iproute2 chromium >/dev/null; } || \
-	  echo "dcmtk, orthanc, iproute2 or chromium missing: their tests will be skipped"
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dcmtk orthanc iproute2 chromium prometheus >/dev/null; } || \
+	  echo "dcmtk, orthanc, iproute2, chromium or prometheus missing: their tests will be skipped"
 
 lint: $(STAMP) ## ruff, formatting, import arrows
 	$(V)/ruff check .

@@ -154,6 +154,9 @@ class Supervisor:
         self._folder, self._silent_seconds = folder, silent_seconds
         self._notice = Notice()
         self._is_ready = False
+        for name in commands:  # shown before the first time: else that would be no increase
+            CHILD_HANGS.labels(name)
+            CHILD_STARTS.labels(name)
 
     def run(self, stop: threading.Event, grace_seconds: float = 20.0) -> int:
         """The exit code, once ``stop`` is set or a child needs a person, and every child has ended (or was killed)."""

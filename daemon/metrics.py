@@ -20,18 +20,27 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
+from triage.errors import Reason
+
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
 # What the database says: shown by the one scheduler that holds the turn, so that hosts can be added up.
 STATE = CollectorRegistry()
 
+STATUSES = ("0000", "A700", "A900", "C000", "C001")
+OUTCOMES = ("analysed", "not_analysed", "put_back", "lease_lost", "record_failed")
+_ANSWERED = ("answered", "failed")
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60)
 _LONG_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
 _TENTHS = tuple(number / 10 for number in range(1, 11))
 
 
-def _counter(name: str, meaning: str, *labels: str) -> Counter:
-    return Counter(f"triage_{name}", meaning, labels, registry=REGISTRY)
+def _counter(name: str, meaning: str, label: str = "", values: Iterable[str] = ()) -> Counter:
+    """``values`` are shown from the start: else the first of a kind would be no increase."""
+    counter = Counter(f"triage_{name}", meaning, [label] if label else [], registry=REGISTRY)
+    for each in values:
+        counter.labels(each)
+    return counter
 
 
 def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
@@ -60,22 +69,30 @@ DISK_FREE = _gauge("disk_free_bytes", "Free space where data_dir lies; once a sc
 CHILD_UP = _gauge("child_up", "Whether a process of `triage serve` lives and gets on.", "child")
 CHILD_STARTS = _counter("child_starts_total", "Starts of the processes of `triage serve`.", "child")
 CHILD_HANGS = _counter("child_hangs_total", "Processes that `triage serve` killed because they hung.", "child")
-RELOADS = _counter("policy_reloads_total", "Policies read anew at SIGHUP, by outcome.", "outcome")
+RELOADS = _counter(
+    "policy_reloads_total", "Policies read anew at SIGHUP, by outcome.", "outcome", ("adopted", "refused")
+)
 
 # -- reception -----------------------------------------------------------------------------------------------------
 
 ASSOCIATIONS = _counter("associations_total", "DICOM connections that ended, by outcome.", "outcome")
-INSTANCES = _counter("instances_received_total", "C-STORE requests answered, by status (four hex digits).", "status")
+INSTANCES = _counter(
+    "instances_received_total", "C-STORE requests answered, by status (four hex digits).", "status", STATUSES
+)
 DEFERRED = _counter("instances_deferred_total", "Instances received while the database was away.")
 RECEIVED_BYTES = _counter("received_bytes_total", "Bytes received over DICOM.")
 RECEIVE_SECONDS = _histogram("receive_seconds", "From the first byte of an instance to Success.")
-ORDER_MESSAGES = _counter("order_messages_total", "HL7 messages answered, by acknowledgement code.", "code")
-ORDER_ENQUIRIES = _counter("order_enquiries_total", "Questions to the modality worklist, by outcome.", "outcome")
+ORDER_MESSAGES = _counter(
+    "order_messages_total", "HL7 messages answered, by acknowledgement code.", "code", ("AA", "AE", "AR")
+)
+ORDER_ENQUIRIES = _counter(
+    "order_enquiries_total", "Questions to the modality worklist, by outcome.", "outcome", _ANSWERED
+)
 
 # -- analysis ------------------------------------------------------------------------------------------------------
 
-JOBS = _counter("jobs_total", "Looks at one film, by outcome.", "outcome")
-NOT_ANALYSED = _counter("films_not_analysed_total", "Films that were not analysed, by reason code.", "reason")
+JOBS = _counter("jobs_total", "Looks at one film, by outcome.", "outcome", OUTCOMES)
+NOT_ANALYSED = _counter("films_not_analysed_total", "Films that were not analysed, by reason code.", "reason", Reason)
 DECODE_SECONDS = _histogram("decode_seconds", "Decoding of one film, by transfer syntax.", "transfer_syntax")
 NETWORK_SECONDS = _histogram("network_seconds", "One pass through the network.")
 BATCH = _histogram("batch_films", "Films in one pass through the network.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
@@ -87,17 +104,28 @@ MODEL = _gauge("model_info", "1, with the network in use: first digits of its we
 
 # -- sweeps --------------------------------------------------------------------------------------------------------
 
-LEASES_EXPIRED = _counter("leases_expired_total", "Leases taken back, by what became of the job.", "outcome")
+LEASES_EXPIRED = _counter(
+    "leases_expired_total", "Leases taken back, by what became of the job.", "outcome", ("queued", "buried")
+)
 TIMED_OUT = _counter("pending_timed_out_total", "Studies that showed timeout after pending_seconds.")
 SWEEP_FAILURES = _counter("sweep_failures_total", "Sweeps that failed, by name.", "sweep")
 SWEEPING = _gauge("sweeping", "1 in the scheduler that holds the turn.")
 
 # -- deliveries ----------------------------------------------------------------------------------------------------
 
-HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered, by method and status.", "method", "status")
+HTTP_REQUESTS = Counter(
+    "triage_http_requests_total",
+    "HTTP requests answered, by method and status.",
+    ("method", "status"),
+    registry=REGISTRY,
+)
 HTTP_SECONDS = _histogram("http_request_seconds", "From an HTTP request to the beginning of its answer.", "method")
-UPS_REPORTS = _counter("ups_reports_total", "State reports to UPS subscribers, by outcome.", "outcome")
-ACCESSES = _counter("accesses_entered_total", "Batches of accesses for the audit, by outcome.", "outcome")
+UPS_REPORTS = _counter(
+    "ups_reports_total", "State reports to UPS subscribers, by outcome.", "outcome", ("delivered", "failed")
+)
+ACCESSES = _counter(
+    "accesses_entered_total", "Batches of accesses for the audit, by outcome.", "outcome", ("entered", "failed")
+)
 ACCESSES_LOST = _counter("accesses_lost_total", "Accesses that found no room and are missing in the audit.")
 
 # -- what the database says ----------------------------------------------------------------------------------------

@@ -206,8 +206,7 @@ class Worker:
     def _findings(self, classifier: Classifier, batch: list[Looked]) -> list[Finding]:
         """Where a pass fails as a whole each film goes alone: a fault of one, or too little memory for all."""
         try:
-            with metrics.NETWORK_SECONDS.time():
-                return findings([each.look for each in batch], classifier)
+            return _through_network([each.look for each in batch], classifier)
         except Exception as error:  # noqa: BLE001 - whatever torch raises
             if len(batch) > 1:
                 return [finding for each in batch for finding in self._findings(classifier, [each])]
@@ -235,3 +234,12 @@ class Worker:
             weights=finding.weights_sha256[:12],
             policy=self.queue.policy.version,
         )
+
+
+def _through_network(looks: Sequence[Look], classifier: Classifier) -> list[Finding]:
+    films = sum(look.pixels is not None for look in looks)
+    if not films:
+        return findings(looks, classifier)
+    metrics.BATCH.observe(films)
+    with metrics.NETWORK_SECONDS.time():
+        return findings(looks, classifier)
