@@ -24,6 +24,7 @@ from types import FrameType
 from daemon.environment import Supervised, environment_of_child
 from daemon.metrics import CHILD_HANGS, CHILD_STARTS, CHILD_UP
 from daemon.notice import Notice
+from daemon.pulse import UP
 from daemon.telemetry import describe, log
 
 # A process that ends with this needs a person: starting it again would not help.
@@ -126,11 +127,12 @@ class Child:
     started: float = 0.0
     restarts: int = 0
     next_start: float = 0.0
+    has_begun: bool = False
     is_killed: bool = False
 
     @property
     def is_up(self) -> bool:
-        return self.process is not None and self.beat_at > 0.0 and not self.is_killed
+        return self.process is not None and self.has_begun and not self.is_killed
 
     def silent_seconds(self, now: float) -> float:
         """Since it was last heard of; one that has only just been started is given time to come up."""
@@ -202,8 +204,8 @@ class Supervisor:
 
     def _listen(self, child: Child, now: float) -> None:
         with suppress(BlockingIOError):
-            if os.read(child.beats, _BEATS_AT_ONCE):
-                child.beat_at = now
+            if told := os.read(child.beats, _BEATS_AT_ONCE):
+                child.beat_at, child.has_begun = now, UP in told
         silent = child.silent_seconds(now)
         if silent > self._silent_seconds and child.process is not None and not child.is_killed:
             log().error("child_hangs", child=child.name, seconds=silent)
@@ -231,7 +233,7 @@ class Supervisor:
     def _note_death(self, child: Child, now: float) -> None:
         code = child.process.returncode if child.process else None
         os.close(child.beats)
-        child.process, child.is_killed = None, False
+        child.process, child.has_begun, child.is_killed = None, False, False
         child.restarts = 1 if now - child.started > _FORGIVEN_AFTER_SECONDS else child.restarts + 1
         pause = 0.0 if child.restarts == 1 else min(2.0 ** (child.restarts - 2), _PAUSE_SECONDS_MAX)
         child.next_start = now + pause

@@ -26,6 +26,8 @@ _EVERY_SECONDS = 1.0
 _ROW_EVERY_SECONDS = 3.0
 # Who has said nothing to the database for so long is taken for dead.
 SILENT_SECONDS = 12.0
+# What a child says to its supervisor: it lives; and all its loops have gone round once, so it does what it is for.
+_ALIVE, UP = b".", b"!"
 
 
 @dataclass(kw_only=True)
@@ -35,9 +37,10 @@ class Loop:
     name: str
     seconds: float
     at: float = field(default_factory=time.monotonic)
+    has_begun: bool = False
 
     def __call__(self) -> None:
-        self.at = time.monotonic()
+        self.at, self.has_begun = time.monotonic(), True
 
     def hangs(self) -> bool:
         return time.monotonic() - self.at > self.seconds
@@ -54,6 +57,7 @@ class Pulse:
         self._notice = Notice()
         self._writer = Writer(child.folder, child.name) if child and child.folder else None
         self._told: str | None = None
+        self._is_up = False
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=run, name=name, daemon=True)
@@ -65,7 +69,6 @@ class Pulse:
             thread.start()
         if self._writer:
             self._writer.start()
-        self._notice("READY=1")
 
     def stop(self) -> None:
         """In good order: what it leaves behind does not look like a death."""
@@ -99,10 +102,13 @@ class Pulse:
                 return
 
     def _beat(self) -> None:
-        self._notice("WATCHDOG=1")
+        loops = tuple(self._loops)
+        is_up = bool(loops) and all(loop.has_begun for loop in loops)
+        self._notice("WATCHDOG=1", *(["READY=1"] if is_up and not self._is_up else ()))
+        self._is_up = is_up
         if self._child:
             with suppress(OSError):  # a full pipe: the supervisor has enough to read
-                os.write(self._child.beats, b".")
+                os.write(self._child.beats, UP if is_up else _ALIVE)
 
     def _keep_writing(self) -> None:
         while True:
