@@ -132,7 +132,7 @@ ACCESSES_LOST = _counter("accesses_lost_total", "Accesses that found no room and
 
 WORKLIST = _state("worklist_studies", "Studies on the worklist, by reading: unread or reading.", "reading")
 PENDING = _state("studies_pending", "Studies on the worklist that await their analysis.")
-PENDING_SECONDS = _state("pending_oldest_seconds", "How long the longest of them has been waiting for it.")
+PENDING_SECONDS = _state("pending_oldest_seconds", "Age of the oldest job that is not done.")
 FLAGGED = _state("studies_flagged", "Studies on the worklist that are flagged.")
 OVERDUE = _state("studies_overdue", "Studies on the worklist that waited longer than the policy's limit.")
 SHOWN_NOT_ANALYSED = _state("studies_not_analysed", "Studies on the worklist, not analysed, by reason code.", "reason")

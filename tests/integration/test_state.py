@@ -61,10 +61,7 @@ def test_studies_and_jobs_are_counted_as_they_stand(store: Store, queue: Queue) 
     Reading(store).start_reading("1.2.1", "A")
     Reading(store).close("1.2.2")
     with store.writing() as connection:
-        connection.execute(update(jobs).values(available_at=store.after(-40)))
-        connection.execute(
-            update(studies).where(studies.c.study_instance_uid == "1.2.5").values(waiting_since=store.after(-90))
-        )
+        connection.execute(update(jobs).values(available_at=store.after(-40), created_at=store.after(-90)))
         connection.execute(
             update(studies).where(studies.c.study_instance_uid == "1.2.6").values(overdue_at=store.after(-1))
         )

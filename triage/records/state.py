@@ -39,8 +39,8 @@ def read_state(store: Store) -> State:
         last = select(instances.c.received_at).order_by(instances.c.instance_id.desc()).limit(1)
         received = connection.execute(last).scalar_one_or_none()
         now = connection.execute(select(store.now())).scalar_one()
-        unread, reading, pending, oldest, flagged, overdue = studies_said
-        queued, leased, due = jobs_said
+        unread, reading, pending, flagged, overdue = studies_said
+        queued, leased, oldest, due = jobs_said
         return State(
             readings=dict(zip((status.value for status in _READINGS), (unread, reading), strict=True)),
             pending=pending,
@@ -56,11 +56,9 @@ def read_state(store: Store) -> State:
 
 
 def _of_studies(store: Store) -> Select[*tuple[Any, ...]]:
-    is_pending = studies.c.analysis == Analysis.PENDING
     return select(
         *(_count(studies.c.status == status) for status in _READINGS),
-        _count(is_pending),
-        func.min(case((is_pending, studies.c.waiting_since))),
+        _count(studies.c.analysis == Analysis.PENDING),
         _count(studies.c.flagged),
         _count(studies.c.overdue_at <= store.now()),
     ).where(IS_UNREAD)
@@ -71,6 +69,7 @@ def _of_jobs(store: Store) -> Select[*tuple[Any, ...]]:
     return select(
         _count(jobs.c.state == JobState.QUEUED),
         _count(jobs.c.state == JobState.LEASED),
+        func.min(jobs.c.created_at),
         func.min(case((due, jobs.c.available_at))),
     ).where(IS_OPEN)
 
