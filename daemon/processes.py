@@ -145,7 +145,7 @@ def schedule() -> None:
         reporter.start()
     lifecycle.on_reload(policy_reader(house))
     grace_seconds = settings.lease_seconds / 2 if house.store.backend == "postgresql" else 0.0
-    beat = pulse.loop("turn", LOOP_SECONDS)
+    beat = pulse.loop("turn", 3 * LOOP_SECONDS)  # giving the turn up waits for sweeps, which wait for the database
     run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds=grace_seconds, beat=beat)
     if reporter:
         reporter.stop()
