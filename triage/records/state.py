@@ -12,6 +12,7 @@ from triage.records.store import Store
 from triage.records.tables import IS_OPEN, IS_QUEUED, IS_UNREAD, findings, instances, jobs, studies
 from triage.study import Analysis, Status
 
+_LOOKED_BACK = 20_000
 _READINGS = (Status.UNREAD, Status.READING)
 
 
@@ -85,9 +86,14 @@ def _reasons(connection: Connection) -> dict[str, int]:
 
 
 def recent_scores(store: Store, weights_sha256: str, most: int) -> list[float]:
-    """Calibrated P(pneumonia) of the last so many films that this network has analysed."""
+    """Calibrated P(pneumonia) of the last so many films that this network has analysed.
+
+    It does not look further back than ``_LOOKED_BACK`` instances: a new network has analysed few, and they are new.
+    """
+    last = select(func.max(findings.c.instance_id)).scalar_subquery()
     latest = (
         select(findings.c.p_pneumonia)
+        .where(findings.c.instance_id > last - _LOOKED_BACK)
         .where((findings.c.weights_sha256 == weights_sha256) & findings.c.p_pneumonia.is_not(None))
         .order_by(findings.c.instance_id.desc())
         .limit(most)
