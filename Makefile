@@ -38,13 +38,13 @@ install: wheel ## as root, on a host with systemd: /opt/triage, its user, settin
 	deploy/install.sh $(if $(WHEELS),--wheels "$(WHEELS)") dist/worklist_triage-*.whl
 
 .PHONY: peers
-peers: # dcmtk and Orthanc (not its service) are independent DICOM peers, ip and systemd-nspawn make machines, rsyslogd takes logs, Chromium reads the page; without root their tests are skipped, saying so
-	@command -v storescu >/dev/null && command -v ip >/dev/null && command -v chromium >/dev/null && command -v systemd-nspawn >/dev/null && { command -v rsyslogd || test -x /usr/sbin/rsyslogd; } >/dev/null && { command -v Orthanc || test -x /usr/sbin/Orthanc; } >/dev/null || { \
+peers: # dcmtk and Orthanc (not its service) are independent DICOM peers, ip and systemd-nspawn make machines, rsyslogd takes logs, Chromium reads the page, promtool the alerts; without root their tests are skipped, saying so
+	@command -v storescu >/dev/null && command -v ip >/dev/null && command -v chromium >/dev/null && command -v systemd-nspawn >/dev/null && command -v promtool >/dev/null && { command -v rsyslogd || test -x /usr/sbin/rsyslogd; } >/dev/null && { command -v Orthanc || test -x /usr/sbin/Orthanc; } >/dev/null || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && { [ -e $(POLICY) ] || { \
 	    trap 'rm -f $(POLICY)' EXIT; trap 'exit 1' INT TERM; \
 	    printf '#!/bin/sh\nexit 101\n' >$(POLICY) && chmod 755 $(POLICY); }; } && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dcmtk orthanc iproute2 chromium systemd-container rsyslog python3-venv >/dev/null; } || \
-	  echo "dcmtk, orthanc, iproute2, chromium, systemd-container or rsyslog missing: their tests will be skipped"
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dcmtk orthanc iproute2 chromium systemd-container rsyslog python3-venv prometheus >/dev/null; } || \
+	  echo "dcmtk, orthanc, iproute2, chromium, systemd-container, rsyslog or prometheus missing: their tests will be skipped"
 
 lint: $(STAMP) ## ruff, formatting, import arrows
 	$(V)/ruff check .

@@ -16,10 +16,11 @@ _PAUSE_SECONDS = 1.0
 
 
 class Absence:
-    """For the threads of one process; ``stop`` ends their waiting."""
+    """For the threads of one process; ``stop`` ends their waiting, ``beat`` is called meanwhile."""
 
-    def __init__(self, stop: threading.Event | None = None) -> None:
+    def __init__(self, stop: threading.Event | None = None, beat: Callable[[], None] = lambda: None) -> None:
         self._stop = stop or threading.Event()
+        self.beat = beat
         self._lock = threading.Lock()
         self._since: float | None = None
 
@@ -51,6 +52,7 @@ class Absence:
                 if not is_away(error) or self._stop.is_set():
                     raise
                 self.noticed(error)
+                self.beat()
                 self._stop.wait(_PAUSE_SECONDS)
             else:
                 self.over()

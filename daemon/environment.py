@@ -6,6 +6,7 @@ Only this module reads the environment.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterable
@@ -20,6 +21,9 @@ from triage.errors import SettingsError
 from triage.policy import Policy
 
 CONFIG_FILE = "TRIAGE_CONFIG_FILE"
+# Not a setting, so not by the name of one: what a process of `triage serve` is told.
+_CHILD = "WORKLIST_TRIAGE_CHILD"
+_OF_SYSTEMD = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 def read_settings() -> tuple[Settings, Policy]:
@@ -124,3 +128,34 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return "(shipped)" if value == DEFAULT_WEIGHTS else str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """What `triage serve` tells a child: its name, where it shows its metrics if anywhere, the pipe it beats into."""
+
+    name: str
+    folder: Path | None
+    beats: int
+
+
+def environment_of_child(child: Supervised) -> dict[str, str]:
+    """The environment for a process that `triage serve` looks after. What systemd is told, serve alone tells."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _OF_SYSTEMD}
+    return {**inherited, _CHILD: json.dumps([child.name, str(child.folder or ""), child.beats])}
+
+
+def supervised() -> Supervised | None:
+    """What we were told as a child; None for a process that runs alone. Told once: not to whom we start."""
+    told = os.environ.pop(_CHILD, None)
+    if told is None:
+        return None
+    name, folder, beats = json.loads(told)
+    return Supervised(name=name, folder=Path(folder) if folder else None, beats=beats)
+
+
+def notify_socket() -> str:
+    """Where systemd wants to be told how we are, sd_notify(3); "" where nobody does. Asked once."""
+    for name in _OF_SYSTEMD[1:]:
+        os.environ.pop(name, None)
+    return os.environ.pop(_OF_SYSTEMD[0], "")

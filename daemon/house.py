@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from daemon import telemetry
 from daemon.complaint import DatabaseUnavailableError, refusal
 from daemon.environment import read_settings
 from daemon.lifecycle import EXIT_AGAIN
+from daemon.metrics import MODEL
 from daemon.notation import split_peer
 from daemon.settings import Settings
 from daemon.share import refuse_share
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from triage.records.audit import Audit
     from triage.records.intake import Intake
     from triage.records.orders import Orders
+    from triage.records.processes import Processes
     from triage.records.queue import Queue
     from triage.records.reading import Reading
     from triage.records.schema import Change
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
     from triage.records.users import Users
     from triage.vision.classifier import Classifier
 
-# A job that nobody has taken for so long means that no worker runs, or that all are far behind.
+# A job that nobody has taken for so long means that all workers are far behind, or hang.
 WORKER_ABSENT_SECONDS = 60.0
 _DATABASE_PAUSE_SECONDS = 2.0
 
@@ -191,6 +194,12 @@ class House:
         return Trail(self.audit, self.settings.data_dir)
 
     @cached_property
+    def processes(self) -> Processes:
+        from triage.records.processes import Processes
+
+        return Processes(self.store)
+
+    @cached_property
     def ringer(self) -> Ringer:
         from daemon.bell import Ringer
 
@@ -278,7 +287,7 @@ def need_database(house: House) -> None:
         raise SystemExit(EXIT_AGAIN) from None
 
 
-def build_listener(house: House) -> Listener:
+def build_listener(house: House, beat: Callable[[], None]) -> Listener:
     from daemon.dicom.association import Listener, Peer
     from daemon.dicom.guard import ListenerLimits
     from daemon.receiver import Receiver, Watermark, log_association
@@ -308,6 +317,7 @@ def build_listener(house: House) -> Listener:
         on_association_end=log_association,
         refuse=Watermark(house.spool, settings.disk_free_mib_min),
         handlers=_handlers(house),
+        beat=beat,
     )
 
 
@@ -374,5 +384,8 @@ def load_or_none(settings: Settings, policy: Policy) -> Classifier | None:
     except (CardMismatchError, SettingsError) as error:
         log().error("model_unavailable", error=type(error).__name__, problem=str(error))
         return None
-    log().info("model_loaded", weights=classifier.card.sha256[:12], device=str(classifier.device))
+    weights, device = classifier.card.sha256[:12], str(classifier.device)
+    MODEL.clear()
+    MODEL.labels(weights, device).set(1)
+    log().info("model_loaded", weights=weights, device=device)
     return classifier

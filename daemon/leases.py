@@ -63,6 +63,15 @@ class Leases:
             self._deadlines.pop(job, None)
             self._changed.notify_all()
 
+    def hand_back(self) -> int:
+        """All that are in hand, for others to claim at once; how many. Raise DatabaseError."""
+        with self._changed:
+            held = list(self._deadlines)
+            self._deadlines.clear()
+        for job in held:
+            self._queue.hand_back(job)
+        return len(held)
+
     def wait_for(self, count: int) -> None:
         """Return when no more than so many jobs are in hand."""
         with self._changed:

@@ -1,7 +1,8 @@
-"""Stopping, and looking after child processes.
+"""Stopping, reading anew, and looking after child processes.
 
-A process stops when it is asked to (SIGTERM, SIGINT) or when the process that started it is gone. The supervisor
-starts a dead child again, at once the first time, then with growing pauses; one that runs for a while is forgiven.
+A process stops when it is asked to (SIGTERM, SIGINT) or when the process that started it is gone. SIGHUP has it read
+anew what it was told can change. The supervisor starts a dead child again, at once the first time, then with growing
+pauses; one that runs for a while is forgiven.
 """
 
 from __future__ import annotations
@@ -13,11 +14,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 
-from daemon.telemetry import log
+from daemon.environment import Supervised, environment_of_child
+from daemon.metrics import CHILD_HANGS, CHILD_STARTS, CHILD_UP
+from daemon.notice import Notice
+from daemon.pulse import UP
+from daemon.telemetry import describe, log
 
 # A process that ends with this needs a person: starting it again would not help.
 EXIT_MEND = 2
@@ -26,10 +34,17 @@ EXIT_AGAIN = 1
 _PR_SET_PDEATHSIG = 1
 _FORGIVEN_AFTER_SECONDS = 60.0
 _PAUSE_SECONDS_MAX = 30.0
+# How long a child may take until it first beats: it loads its libraries, from a disk that may be busy.
+_BIRTH_SECONDS = 120.0
+_BEATS_AT_ONCE = 4096
+
+
+# What is to be read anew, in this order; a process has one table of signals, and so one of these.
+_to_reload: list[Callable[[], None]] = []
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM or SIGINT sets. Call in the main thread."""
+    """An event that SIGTERM or SIGINT sets; SIGHUP runs what `on_reload` was given. Call in the main thread."""
     stop = threading.Event()
 
     def ask(number: int, _: FrameType | None) -> None:
@@ -38,7 +53,61 @@ def stop_on_signals() -> threading.Event:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
+    _reload_on_signal(stop)
     return stop
+
+
+def on_reload(act: Callable[[], None]) -> None:
+    """Have SIGHUP run ``act``, after what was given before, in a thread that does nothing else.
+
+    What it raises is logged and keeps nothing else from being read anew: ``act`` keeps the old where the new is bad.
+    """
+    _to_reload.append(act)
+
+
+def _reload_on_signal(stop: threading.Event) -> None:
+    """A terminal that is closed also sends SIGHUP: that still ends the process."""
+    asked: SimpleQueue[int] = SimpleQueue()  # may be put to in a signal handler, whatever this thread holds
+    had_terminal = _has_terminal()
+
+    def ask(number: int, _: FrameType | None) -> None:
+        if had_terminal and not _has_terminal():
+            stop.set()
+        else:
+            asked.put(number)
+
+    signal.signal(signal.SIGHUP, ask)
+    threading.Thread(target=_keep_reloading, args=(asked,), name="reload", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
+def _has_terminal() -> bool:
+    """Whether this process belongs to a terminal that is still there, tty(4)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _keep_reloading(asked: SimpleQueue[int]) -> None:
+    while asked.get():
+        log().info("reloading")
+        for act in tuple(_to_reload):
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001 - the daemon goes on with what it had
+                log().error("reload_failed", **describe(error))
+
+
+@contextmanager
+def _reload_held_back() -> Iterator[None]:
+    """A process started in here is not ended by a SIGHUP that it cannot understand yet: it gets it once it can."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_parent() -> None:
@@ -54,29 +123,64 @@ def end_hanging() -> None:
 
 @dataclass
 class Child:
-    """A command that is kept running."""
+    """A command that is kept running. ``beats``: the pipe it beats into; ``beat_at`` is 0.0 until it has."""
 
     name: str
     arguments: Sequence[str]
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    beats: int = -1
+    beat_at: float = 0.0
     started: float = 0.0
     restarts: int = 0
     next_start: float = 0.0
+    has_begun: bool = False
+    is_killed: bool = False
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and self.has_begun and not self.is_killed
+
+    def silent_seconds(self, now: float) -> float:
+        """Since it was last heard of; one that has only just been started is given time to come up."""
+        return now - self.beat_at if self.beat_at else now - self.started - _BIRTH_SECONDS
 
 
 class Supervisor:
-    """Runs `triage` commands as children until told to stop."""
+    """Runs `triage` commands as children until told to stop. A child that hangs is killed; see `daemon/pulse.py`.
 
-    def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
+    ``folder``: where they write their metrics, None: nowhere. ``silent_seconds``: who has not beaten for so long hangs.
+    """
+
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        folder: Path | None,
+        *,
+        silent_seconds: float,
+    ) -> None:
         self._children = [Child(name, arguments) for name, arguments in commands.items()]
+        self._folder, self._silent_seconds = folder, silent_seconds
+        self._notice = Notice()
+        self._is_ready = False
+        for name in commands:  # shown before the first time: else that would be no increase
+            CHILD_HANGS.labels(name)
+            CHILD_STARTS.labels(name)
 
     def run(self, stop: threading.Event, grace_seconds: float = 20.0) -> int:
         """The exit code, once ``stop`` is set or a child needs a person, and every child has ended (or was killed)."""
         code = 0
         while code == 0 and not stop.wait(0.2):
             code = max(self._look_after(child) for child in self._children)
+            self._tell_systemd()
+        self._notice("STOPPING=1")
         self._end(grace_seconds)
         return code
+
+    def reload(self) -> None:
+        """Pass SIGHUP on to every child that runs."""
+        for process in [child.process for child in self._children]:
+            if process is not None:
+                process.send_signal(signal.SIGHUP)
 
     def _look_after(self, child: Child) -> int:
         now = time.monotonic()
@@ -87,17 +191,55 @@ class Supervisor:
             if child.process.returncode == EXIT_MEND:
                 return EXIT_MEND
             self._note_death(child, now)
+        else:
+            self._listen(child, now)
         return 0
 
     def _start(self, child: Child, now: float) -> None:
         command = [sys.executable, "-m", "daemon.cli", *child.arguments]
-        child.process = subprocess.Popen(command)  # noqa: S603 - our own commands
-        child.started = now
+        child.beats, its_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        told = environment_of_child(Supervised(name=child.name, folder=self._folder, beats=its_end))
+        try:
+            with _reload_held_back():
+                child.process = subprocess.Popen(command, env=told, pass_fds=[its_end])  # noqa: S603 - our own commands
+        finally:
+            os.close(its_end)
+        child.started, child.beat_at = now, 0.0
+        CHILD_STARTS.labels(child.name).inc()
         log().info("child_started", child=child.name, restarts=child.restarts)
+
+    def _listen(self, child: Child, now: float) -> None:
+        with suppress(BlockingIOError):
+            if told := os.read(child.beats, _BEATS_AT_ONCE):
+                child.beat_at, child.has_begun = now, UP in told
+        silent = child.silent_seconds(now)
+        if silent > self._silent_seconds and child.process is not None and not child.is_killed:
+            log().error("child_hangs", child=child.name, seconds=silent)
+            CHILD_HANGS.labels(child.name).inc()
+            child.process.kill()
+            child.is_killed = True
+
+    def _tell_systemd(self) -> None:
+        """We live as long as nobody hangs whom we could not end. A child that dies again and again is our business."""
+        for child in self._children:
+            CHILD_UP.labels(child.name).set(child.is_up)
+        up = sum(child.is_up for child in self._children)
+        if up == len(self._children) and not self._is_ready:
+            self._is_ready = True
+            self._notice("READY=1")
+            log().info("ready", count=up)
+        now = time.monotonic()
+        if all(child.silent_seconds(now) < 2 * self._silent_seconds for child in self._children if child.process):
+            self._notice("WATCHDOG=1")
+        missing = [child.name for child in self._children if not child.is_up]
+        self._notice.status(
+            f"{up} of {len(self._children)} processes up" + "".join(f", not {name}" for name in missing)
+        )
 
     def _note_death(self, child: Child, now: float) -> None:
         code = child.process.returncode if child.process else None
-        child.process = None
+        os.close(child.beats)
+        child.process, child.has_begun, child.is_killed = None, False, False
         child.restarts = 1 if now - child.started > _FORGIVEN_AFTER_SECONDS else child.restarts + 1
         pause = 0.0 if child.restarts == 1 else min(2.0 ** (child.restarts - 2), _PAUSE_SECONDS_MAX)
         child.next_start = now + pause

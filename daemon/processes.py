@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import ExitStack
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from daemon import lifecycle
+from daemon.anew import policy_reader
 from daemon.house import (
     await_database,
     build_listener,
@@ -26,6 +26,8 @@ from daemon.house import (
     refuse_mismatch,
 )
 from daemon.presence import appear
+from daemon.settings import Settings
+from daemon.shown import LOOP_SECONDS, begin, shown_together
 from daemon.telemetry import log
 from triage.errors import TriageError
 
@@ -41,12 +43,20 @@ def serve() -> None:
     backend = house.store.backend
     house.store.engine.dispose()
     log().info("started", version=version("worklist-triage"), database=backend, policy=house.policy.version)
-    workers = {f"worker-{n}": ("work", "--name", f"worker-{n}") for n in range(1, house.settings.workers + 1)}
-    receivers = {f"receiver-{n}": ("receive",) for n in range(1, house.settings.receivers + 1)}
+    with shown_together(house.settings) as folder:
+        supervisor = lifecycle.Supervisor(
+            _children(house.settings), folder, silent_seconds=house.settings.watchdog_seconds
+        )
+        lifecycle.on_reload(supervisor.reload)
+        code = supervisor.run(stop)
+    raise typer.Exit(code)
+
+
+def _children(settings: Settings) -> dict[str, tuple[str, ...]]:
+    workers = {f"worker-{n}": ("work", "--name", f"worker-{n}") for n in range(1, settings.workers + 1)}
+    receivers = {f"receiver-{n}": ("receive",) for n in range(1, settings.receivers + 1)}
     children = {**receivers, **workers, "scheduler": ("schedule",), "web": ("web",)}
-    if house.settings.hl7_port or house.settings.mwl_peer:
-        children["orders"] = ("orders",)
-    raise typer.Exit(lifecycle.Supervisor(children).run(stop))
+    return {**children, "orders": ("orders",)} if settings.hl7_port or settings.mwl_peer else children
 
 
 def receive() -> None:
@@ -58,7 +68,8 @@ def receive() -> None:
     appear(house.spool.root, "receiver")
     house.spool.clear_incoming()
     look_at_kept(house)
-    listener = build_listener(house)
+    pulse = begin(house, "receiver")
+    listener = build_listener(house, pulse.loop("accepting", LOOP_SECONDS))
     if house.outage:
         house.outage.start()
     try:
@@ -68,10 +79,12 @@ def receive() -> None:
         raise TriageError(f"cannot listen on {where}: {error.strerror}") from error
     tls = house.settings.dicom_tls_certificate_file is not None
     log().info("receiving", host=house.settings.dicom_host, port=listener.port, tls=tls)
+    lifecycle.on_reload(policy_reader(house))
     stop.wait()
     listener.stop(grace_seconds=10.0)
     if house.outage:
         house.outage.stop()
+    pulse.stop()
 
 
 def work(name: Annotated[str, typer.Option(help="Name of this worker on this machine.")] = "") -> None:
@@ -81,48 +94,31 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    pulse = begin(house, "worker")
     from daemon.absence import Absence
     from daemon.bell import bell
     from daemon.decoder import Decoder
-    from daemon.leases import Times
-    from daemon.worker import NETWORK_PAUSE_SECONDS, Worker
+    from daemon.workplace import build_worker, work_on
 
     settings = house.settings
     appear(house.spool.root, name or "worker")
-    absence = Absence(stop)
     full_name = f"{socket.gethostname()[:40]}/{name or os.getpid()}"
     if name:  # whoever had this name before is dead: its job need not wait for the lease to run out
-        absence.outlast(lambda: house.queue.expire(house.rule, worker=full_name))
+        Absence(stop).outlast(lambda: house.queue.expire(house.rule, worker=full_name))
     listening = bell(house.store, settings.data_dir)
     with ExitStack() as stack:
         count = settings.decoders or max(2, os.cpu_count() or 1)  # two, so that one slow film does not stop the rest
         decoders = [stack.enter_context(Decoder(decoding_limits(settings))) for _ in range(count)]
         for decoder in decoders:
             decoder.warm()  # loads its codecs while the network is loaded here
-        worker = Worker(
-            name=full_name,
-            queue=house.queue,
-            kept=house.spool.kept,
-            decoders=decoders,
-            batch_max=settings.batch_max,
-            classifier=load_or_none(settings, house.policy),
-            policy=house.policy,
-            rule=house.rule,
-            times=Times(lease_seconds=settings.lease_seconds, job_seconds=settings.job_seconds),
-            pseudonym=house.pseudonym,
-            absence=absence,
-            hangs=lifecycle.end_hanging,
-        )
-        refused = decoders[0].refused()
-        if refused:  # decoding goes on with the rest of what confines it
+        classifier = load_or_none(settings, house.policy)
+        if refused := decoders[0].refused():  # decoding goes on with the rest of what confines it
             log().warning("sandbox_weaker", problem=f"refused by the kernel: {refused.words}")
-        while not stop.is_set():
-            if worker.classifier is None:  # films wait, marked as such, until there is a network
-                worker.run(stop, listening, seconds=NETWORK_PAUSE_SECONDS)
-                worker = replace(worker, classifier=load_or_none(settings, house.policy))
-            else:
-                worker.run(stop, listening)
+        absence = Absence(stop, pulse.loop("jobs", settings.job_seconds + LOOP_SECONDS))
+        worker = build_worker(house, full_name, decoders, classifier, absence)
+        work_on(house, worker, listening, stop, pulse)
     listening.close()
+    pulse.stop()
 
 
 def schedule() -> None:
@@ -131,6 +127,8 @@ def schedule() -> None:
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    pulse = begin(house, "scheduler")
+    from daemon.gauges import Gauges
     from daemon.scheduler import Sweeps, run
     from daemon.turn import turn
 
@@ -146,14 +144,18 @@ def schedule() -> None:
         pending_seconds=settings.pending_seconds,
         retention_days=settings.retention_days,
         free_mib_min=settings.disk_free_mib_min,
+        gauges=Gauges(store=house.store, queue=house.queue, weights_card=settings.weights_card),
     )
     reporter = house.stepping.reporter()
     if reporter:
         reporter.start()
+    lifecycle.on_reload(policy_reader(house))
     grace_seconds = settings.lease_seconds / 2 if house.store.backend == "postgresql" else 0.0
-    run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds)
+    beat = pulse.loop("turn", 3 * LOOP_SECONDS)  # giving the turn up waits for sweeps, which wait for the database
+    run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds=grace_seconds, beat=beat)
     if reporter:
         reporter.stop()
+    pulse.stop()
 
 
 def web() -> None:
@@ -162,6 +164,7 @@ def web() -> None:
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    pulse = begin(house, "web")
     from daemon.decoder import Decoder
     from daemon.site import build_site
     from daemon.web.serving import serve
@@ -171,8 +174,10 @@ def web() -> None:
     with Decoder(decoding_limits(settings)) as decoder:
         app = build_site(house, decoder)
         house.trail.start()
-        serve(app, settings.http_host, settings.http_port, stop)
+        lifecycle.on_reload(policy_reader(house))
+        serve(app, settings.http_host, settings.http_port, stop, pulse.loop("answering", LOOP_SECONDS))
         house.trail.stop()
+    pulse.stop()
 
 
 def orders() -> None:
@@ -181,7 +186,9 @@ def orders() -> None:
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
+    pulse = begin(house, "orders")
     from daemon.orders.process import run
 
     appear(house.spool.root, "orders")
-    run(house.settings, house.store, house.pseudonym, stop)
+    run(house.settings, house.store, house.pseudonym, stop, pulse)
+    pulse.stop()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from daemon import metrics
 from daemon.arrival import Arrivals, ContradictionError, Head, UnidentifiableError
 from daemon.bell import Ringer
 from daemon.dicom.association import AssociationSummary, StoreRequest
@@ -77,6 +78,8 @@ class Receiver:
         return SUCCESS
 
     def _log(self, received: ReceivedInstance, receipt: Receipt, seconds: float) -> None:
+        metrics.DEFERRED.inc(receipt.deferred)
+        metrics.RECEIVE_SECONDS.observe(seconds)
         log().info(
             "instance_received",
             study=self.pseudonym(received.header.study_instance_uid),
@@ -148,6 +151,8 @@ class InstanceDeposit:
 
 def log_association(summary: AssociationSummary) -> None:
     """The canonical line of an association."""
+    metrics.ASSOCIATIONS.labels(summary.outcome.value).inc()
+    metrics.RECEIVED_BYTES.inc(summary.bytes_received)
     log().info(
         "association",
         calling_ae=summary.calling_ae,

@@ -10,13 +10,16 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from daemon import metrics
 from daemon.adoption import Adoption
 from daemon.arrival import Arrivals
+from daemon.gauges import Gauges
 from daemon.spool import Spool
 from daemon.telemetry import describe, log
 from daemon.turn import OnlyTurn, PostgresTurn
 from triage.jobs import RetryRule
 from triage.records.postgresql import is_away
+from triage.records.processes import Processes
 from triage.records.queue import Queue
 from triage.records.store import Store
 
@@ -40,12 +43,23 @@ class Sweeps:
     pending_seconds: float
     retention_days: float
     free_mib_min: int
+    gauges: Gauges
+
+    def show_state(self) -> None:
+        """For those who watch."""
+        self.gauges.show()
+
+    def forget_processes(self) -> None:
+        """That ended without a word."""
+        Processes(self.store).forget()
 
     def expire_leases(self) -> None:
         """Jobs of workers that went silent are queued again, or buried after their last attempt."""
         queued, buried = self.queue.expire(self.rule)
         if queued or buried:
             log().warning("leases_expired", queued=queued, buried=buried)
+            metrics.LEASES_EXPIRED.labels("queued").inc(queued)
+            metrics.LEASES_EXPIRED.labels("buried").inc(buried)
             self.ring()
 
     def time_out_pending(self) -> None:
@@ -53,6 +67,7 @@ class Sweeps:
         count = self.queue.time_out_pending(self.pending_seconds)
         if count:
             log().warning("pending_timed_out", count=count)
+            metrics.TIMED_OUT.inc(count)
 
     def delete_expired_files(self) -> None:
         """Pixel files past their retention; never of an instance that awaits its analysis."""
@@ -94,19 +109,24 @@ def run(
     turn: OnlyTurn | PostgresTurn,
     sweep_seconds: float,
     stop: threading.Event,
+    *,
     grace_seconds: float = 0.0,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the sweeps, one at a time, while it is our turn, until asked to stop.
 
     A sweep that fails is tried again at its next turn. Leases are left alone for ``grace_seconds`` at first: whoever
     held them may have been cut off from the database as we were, and extends them as soon as it is back.
     """
-    while turn.wait(stop):
+    while turn.wait(stop, beat):
+        metrics.SWEEPING.set(1)
         scheduler = _scheduler(sweeps, sweep_seconds, grace_seconds)
         scheduler.start()
         while not stop.wait(_LOOK_SECONDS) and turn.is_ours():
-            continue
+            beat()
         scheduler.shutdown(wait=True)
+        sweeps.gauges.hide()
+        metrics.SWEEPING.set(0)
     turn.give_up()
 
 
@@ -121,7 +141,9 @@ def _scheduler(sweeps: Sweeps, sweep_seconds: float, grace_seconds: float) -> Ba
     for sweep, seconds, wait in (
         (sweeps.expire_leases, sweep_seconds, grace_seconds),
         (sweeps.time_out_pending, sweep_seconds, 0.0),
+        (sweeps.show_state, sweep_seconds, 0.0),
         (sweeps.watch_disk, 60.0, 0.0),
+        (sweeps.forget_processes, _HOUR_SECONDS, 0.0),
         (sweeps.delete_expired_files, _HOUR_SECONDS, 0.0),
         (sweeps.adopt_orphans, _ORPHAN_SECONDS, 0.0),
     ):
@@ -137,6 +159,7 @@ def _guarded(sweep: Callable[[], None]) -> Callable[[], None]:
         except Exception as error:  # noqa: BLE001 - the next turn tries again
             if is_away(error):
                 return  # whoever keeps the turn says so, once
+            metrics.SWEEP_FAILURES.labels(sweep.__name__).inc()
             log().error("sweep_failed", count=1, outcome=sweep.__name__, **describe(error))
 
     return guarded

@@ -149,6 +149,10 @@ class Settings(BaseSettings):
     disk_free_mib_min: int = Field(2048, ge=0, description="below this free space new associations are refused")
     sweep_seconds: float = Field(5.0, gt=0, description="how often leases, pending studies and the disk are looked at")
 
+    metrics_host: str = Field("127.0.0.1", description="address on which Prometheus may ask for metrics")
+    metrics_port: int = Field(0, ge=0, le=65535, description="port for it, of `serve` or a process alone; 0: none")
+    watchdog_seconds: float = Field(30.0, ge=3, description="`serve` kills and restarts a process silent for so long")
+
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless stderr is a terminal")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 

@@ -10,6 +10,7 @@ from daemon.decoder import Decoder
 from daemon.entry import build_entrance
 from daemon.house import WORKER_ABSENT_SECONDS, House
 from daemon.ledger import is_open
+from daemon.pulse import SILENT_SECONDS
 from daemon.web.channel import Channels
 from daemon.web.dicomweb import dicomweb
 from daemon.web.drawing import Drawing
@@ -37,15 +38,20 @@ def build_site(house: House, decoder: Decoder) -> FastAPI:
     )
     hosts = (settings.http_host, settings.http_name, *settings.http_allowed_hosts)
     ready, ring = partial(readiness, house), house.ringer.ring
-    return build_app(house.reading, house.queue, house.policy, hosts, ready, ring=ring, wings=wings)
+    return build_app(house.reading, house.queue, hosts, ready, ring=ring, wings=wings)
 
 
 def readiness(house: House) -> dict[str, object]:
     """Whether films are taken in and looked at; each sentence in ``missing`` stands on the page."""
     missing = []
     waiting = house.queue.oldest_due_seconds()
-    if waiting > WORKER_ABSENT_SECONDS:
+    alive = house.processes.alive(SILENT_SECONDS)
+    if not alive.workers or waiting > WORKER_ABSENT_SECONDS:
         missing.append("No worker looks at the films: the order is first come, first served.")
+    if alive.are_blind:
+        missing.append("The network cannot be loaded: films that come now stand by arrival, not analysed.")
+    if not alive.kinds.get("scheduler"):
+        missing.append("No scheduler runs: leases, time limits and old files are not looked after.")
     if house.reading.count_not_analysed(Reason.MODEL_UNAVAILABLE):
         missing.append("Films came while the network could not be loaded: they stand by arrival, not analysed.")
     if house.reading.count_not_analysed(Reason.PIXELS_UNREADABLE):

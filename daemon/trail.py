@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
 
+from daemon import metrics
 from daemon.telemetry import describe, log
 from triage.records.audit import Audit
 from triage.records.store import DatabaseError
@@ -92,7 +93,9 @@ class Trail:
             is_last = self._stop.wait(_EVERY_SECONDS)
             try:
                 self.enter()
+                metrics.ACCESSES.labels("entered").inc()
             except (DatabaseError, OSError) as error:
+                metrics.ACCESSES.labels("failed").inc()
                 log().error("accesses_not_entered", **describe(error))
 
     def enter(self) -> None:
@@ -106,6 +109,7 @@ class Trail:
                 del self._in_memory[line_id]
             self._lost -= lost
         if lost:
+            metrics.ACCESSES_LOST.inc(lost)
             log().error("accesses_lost", count=lost)
         for path in self._folder.glob("*.lines"):
             self._enter_file(path)

@@ -7,6 +7,7 @@ SQLite there is one machine and one scheduler.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import psycopg
 
@@ -22,7 +23,8 @@ _PAUSE_SECONDS = 1.0
 class OnlyTurn:
     """Always ours."""
 
-    def wait(self, stop: threading.Event) -> bool:
+    def wait(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> bool:
+        beat()
         return not stop.is_set()
 
     def is_ours(self) -> bool:
@@ -40,9 +42,10 @@ class PostgresTurn:
         self._connection: Patient | None = None
         self._told: str | None = None
 
-    def wait(self, stop: threading.Event) -> bool:
-        """Return when it is ours (True) or when asked to stop."""
+    def wait(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> bool:
+        """Return when it is ours (True) or when asked to stop. ``beat`` is called each time it is asked for."""
         while not stop.is_set():
+            beat()
             if self._try():
                 self._tell("sweeping")
                 return True

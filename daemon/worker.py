@@ -6,6 +6,7 @@ happens, a study keeps its place: an outcome is a finding or a reason, and a fau
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from daemon import metrics
 from daemon.absence import Absence
 from daemon.bell import PostgresBell, SocketBell
 from daemon.decoder import Decoder, Look
@@ -20,10 +22,11 @@ from daemon.film import decoded, findings
 from daemon.kept import Kept
 from daemon.leases import Leases, Times
 from daemon.line import Line, Looked
+from daemon.tally import count_look
 from daemon.telemetry import Pseudonym, describe, log
 from triage.errors import LostLeaseError, NotAnalysed, Reason
 from triage.jobs import PASSING, WAITING, Job, RetryRule
-from triage.policy import Policy, judge
+from triage.policy import judge
 from triage.records.queue import Queue, Result
 from triage.records.store import DatabaseError
 from triage.study import Finding, Priority
@@ -34,6 +37,8 @@ LOOK_SECONDS = 1.0
 _DATABASE_PAUSE_SECONDS = 1.0
 # Without a network: how long a film waits for the next look, and a worker before the network is loaded again.
 NETWORK_PAUSE_SECONDS = 30.0
+# What is in hand when the worker is asked to stop may take so long; `triage serve` kills after 20 s.
+FAREWELL_SECONDS = 10.0
 # How long a film waits that cannot be read from where it is kept.
 READING_PAUSE_SECONDS = 10.0
 
@@ -52,18 +57,19 @@ class Worker:
     decoders: Sequence[Decoder]
     classifier: Classifier | None
     batch_max: int
-    policy: Policy
     rule: RetryRule
     times: Times
     pseudonym: Pseudonym
     absence: Absence
     hangs: Callable[[], None] = lambda: None
+    ring: Callable[[], None] = lambda: None
 
     def run(self, stop: threading.Event, bell: SocketBell | PostgresBell, seconds: float = float("inf")) -> None:
         """Work until asked to stop, or for so long; the jobs in hand are finished first."""
         end = time.monotonic() + seconds
-        with self.line() as line:
+        with self.line(stop) as line:
             while not stop.is_set() and time.monotonic() < end:
+                self.absence.beat()
                 try:
                     busy = self.take(line)
                 except DatabaseError as error:
@@ -75,17 +81,49 @@ class Worker:
                     bell.wait(LOOK_SECONDS)
 
     @contextmanager
-    def line(self) -> Iterator[Line | None]:
-        """What `take` puts jobs on, if there is a network; leaving it waits until they are done."""
+    def line(self, stop: threading.Event | None = None) -> Iterator[Line | None]:
+        """What `take` puts jobs on, if there is a network; leaving it waits until they are done.
+
+        Once ``stop`` is set they have some seconds for it: what is not done then is handed back, and the process ends.
+        """
         if self.classifier is None:
             yield None
             return
         look, conclude = partial(self._look, self.classifier), partial(self._conclude, self.classifier)
         with (
             Leases(self.queue, self.times, self.absence, self.hangs) as leases,
+            self._farewell(stop, leases),
             Line(self.decoders, leases, look=look, conclude=conclude, most=self.batch_max) as line,
         ):
             yield line
+
+    @contextmanager
+    def _farewell(self, stop: threading.Event | None, leases: Leases) -> Iterator[None]:
+        """Left once no job is in hand. A thread sees to it that this does not take for ever."""
+        done = threading.Event()
+        if stop is not None:
+            threading.Thread(target=self._see_off, args=(stop, done, leases), name="farewell", daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _see_off(self, stop: threading.Event, done: threading.Event, leases: Leases) -> None:
+        while not stop.wait(LOOK_SECONDS):
+            if done.is_set():
+                return
+        if not done.wait(FAREWELL_SECONDS):
+            self._hand_back(leases)
+
+    def _hand_back(self, leases: Leases) -> None:
+        """What hangs cannot be told to end, so the process ends around it. The decoders' children end with it."""
+        try:
+            count = leases.hand_back()
+            log().warning("jobs_handed_back", count=count)
+            self.ring()
+        except DatabaseError as error:
+            log().error("jobs_not_handed_back", **describe(error))  # their leases run out
+        os._exit(0)
 
     def take(self, line: Line | None) -> bool:
         """Start as many jobs as decoders are free; False if there is none. Raise DatabaseError."""
@@ -105,7 +143,7 @@ class Worker:
     def _look(self, classifier: Classifier, job: Job, decoder: Decoder) -> Look:
         try:
             with self.kept.reading(job.sha256) as path:
-                return decoded(path, job.sha256, decoder, classifier.card, self.policy)
+                return decoded(path, job.sha256, decoder, classifier.card, self.queue.policy)
         except NotAnalysed as outcome:
             return Look(reason=outcome.reason)
         except Exception as error:  # noqa: BLE001 - one bad film costs one film, never the worker
@@ -114,6 +152,7 @@ class Worker:
 
     def _conclude(self, classifier: Classifier, batch: list[Looked]) -> None:
         """One pass for all of them, and one transaction; what is to be tried again goes back by itself."""
+        self.absence.beat()
         pairs = list(zip(batch, self._findings(classifier, batch), strict=True))
         for looked, finding in pairs:
             if finding.reason in PASSING | WAITING:
@@ -133,6 +172,7 @@ class Worker:
         except LostLeaseError:
             self._log_lost(looked.job)
         except Exception as error:  # noqa: BLE001 - its lease runs out, and it is tried again; the others go on
+            metrics.JOBS.labels("record_failed").inc()
             log().error("record_failed", **describe(error))
 
     def _record(self, classifier: Classifier, pairs: list[tuple[Looked, Finding]], batch: int) -> None:
@@ -140,7 +180,9 @@ class Worker:
         if not pairs:
             return
         results = [
-            Result(job=looked.job, finding=finding, priority=judge(finding, card=classifier.card, policy=self.policy))
+            Result(
+                job=looked.job, finding=finding, priority=judge(finding, card=classifier.card, policy=self.queue.policy)
+            )
             for looked, finding in pairs
         ]
         try:
@@ -150,6 +192,7 @@ class Worker:
                 for pair in pairs:
                     self._record(classifier, [pair], batch)
             else:
+                metrics.JOBS.labels("record_failed").inc()
                 log().error("record_failed", **describe(error))
             return
         for (looked, finding), priority in zip(pairs, priorities, strict=True):
@@ -159,12 +202,13 @@ class Worker:
                 self._log(looked, finding, priority, batch)
 
     def _log_lost(self, job: Job) -> None:
+        metrics.JOBS.labels("lease_lost").inc()
         log().warning("lease_lost", study=self.pseudonym(job.study_instance_uid), attempts=job.attempts)
 
     def _findings(self, classifier: Classifier, batch: list[Looked]) -> list[Finding]:
         """Where a pass fails as a whole each film goes alone: a fault of one, or too little memory for all."""
         try:
-            return findings([each.look for each in batch], classifier)
+            return _through_network([each.look for each in batch], classifier)
         except Exception as error:  # noqa: BLE001 - whatever torch raises
             if len(batch) > 1:
                 return [finding for each in batch for finding in self._findings(classifier, [each])]
@@ -173,8 +217,9 @@ class Worker:
             return [Finding(weights_sha256=classifier.card.sha256, reason=reason)]
 
     def _log(self, looked: Looked, finding: Finding, priority: Priority | None, batch: int) -> None:
-        """The canonical line of a look at a study."""
+        """The canonical line of a look at a study, and its numbers."""
         job, seconds = looked.job, time.monotonic() - looked.started
+        count_look(looked, finding, priority, job.queued_seconds + seconds)
         log().info(
             "study_ranked" if priority else "job_put_back",
             study=self.pseudonym(job.study_instance_uid),
@@ -189,5 +234,14 @@ class Worker:
             seconds=seconds,
             total_seconds=job.queued_seconds + seconds,
             weights=finding.weights_sha256[:12],
-            policy=self.policy.version,
+            policy=self.queue.policy.version,
         )
+
+
+def _through_network(looks: Sequence[Look], classifier: Classifier) -> list[Finding]:
+    films = sum(look.pixels is not None for look in looks)
+    if not films:
+        return findings(looks, classifier)
+    metrics.BATCH.observe(films)
+    with metrics.NETWORK_SECONDS.time():
+        return findings(looks, classifier)

@@ -113,9 +113,7 @@ def serving(held: Held) -> Iterator[Held]:
     state: dict[str, Any] = {"ready": True, "missing": []}
     decoder = Decoder()
     routes = dicomweb(held.archive, held.kept, decoder)
-    app = build_app(
-        Reading(held.store), Queue(held.store, POLICY), POLICY, [], lambda: state, wings=Wings(dicomweb=routes)
-    )
+    app = build_app(Reading(held.store), Queue(held.store, POLICY), [], lambda: state, wings=Wings(dicomweb=routes))
     stop = threading.Event()
     server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))
     server.start()

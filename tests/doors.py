@@ -169,7 +169,6 @@ def open_house(engine: Engine, folder: Path, client: Client | None = None, **pee
     app = build_app(
         Reading(store),
         Queue(store, POLICY),
-        POLICY,
         ["triage.example"],
         lambda: ready,
         wings=all_wings(store, folder, entrance, decoder),

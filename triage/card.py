@@ -62,6 +62,15 @@ NOTHING_CAUGHT = OperatingPoint(threshold=1.0, sensitivity=0.0, specificity=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Films not trained on, counted by their calibrated P(pneumonia): below the first of ``edges``, between, above."""
+
+    edges: tuple[float, ...]
+    pneumonia: tuple[int, ...]
+    normal: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Logits in the order of the classes become log-odds: divided by ``temperature``, then ``bias`` added."""
 
@@ -75,7 +84,8 @@ class Card:
 
     ``sha256`` is of the weights file: thresholds are worth nothing with other weights. Without ``thorax``, as in
     cards of the first version, the network is shown the whole film. ``curve`` rises in its thresholds. ``golden``: what
-    the network said of `triage.vision.golden.golden_films`, a row of three probabilities each.
+    the network said of `triage.vision.golden.golden_films`, a row of three probabilities each. Without ``scores``, as
+    in cards before 2026-11-27, nothing is said about drift.
     """
 
     architecture: str
@@ -91,6 +101,7 @@ class Card:
     curve: tuple[OperatingPoint, ...] = ()
     golden: tuple[tuple[float, ...], ...] = ()
     bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scores: Scores | None = None
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -114,6 +125,7 @@ def read_card(path: Path) -> Card:
         raw["bias"] = tuple(float(shift) for shift in raw.get("bias", (0, 0, 0)))
         raw["curve"] = _curve(raw.get("curve", ()))
         raw["golden"] = _golden(raw.get("golden", ()))
+        raw["scores"] = _scores(raw["scores"]) if raw.get("scores") else None
         return Card(preprocessing=Preprocessing(**preprocessing), population=Population(**population), **raw)
     except OSError as error:
         raise CardMismatchError(f"card {path.name}: {error.strerror}") from error
@@ -137,6 +149,17 @@ def _curve(points: Sequence[dict[str, float]]) -> tuple[OperatingPoint, ...]:
         if not (rises and low.sensitivity >= high.sensitivity):
             raise ValueError(f"curve does not rise at {high.threshold:g}")
     return curve
+
+
+def _scores(raw: dict[str, Sequence[float]]) -> Scores:
+    """Raise ValueError unless edges rise between 0 and 1, with one count more than edges and films of both kinds."""
+    edges = tuple(float(edge) for edge in raw["edges"])
+    counts = {kind: tuple(int(count) for count in raw[kind]) for kind in ("pneumonia", "normal")}
+    rises = all(low < high for low, high in pairwise((0.0, *edges, 1.0)))
+    counted = all(len(each) == len(edges) + 1 and min(each) >= 0 and sum(each) for each in counts.values())
+    if not (rises and counted):
+        raise ValueError("scores are not a histogram")
+    return Scores(edges=edges, **counts)
 
 
 def write_card(card: Card, path: Path) -> None:

@@ -265,6 +265,7 @@ class Listener:
     ``on_store`` says where a data set goes; if anything there raises, the sender is told A700 and the association lives
     on. ``refuse`` true means "not now" (low disk, say): peers are told to try again later. ``shares_port``: with other
     processes that say so too; the kernel deals connections out (SO_REUSEPORT). ``handlers`` answer questions.
+    ``beat`` is called by the loop that accepts.
     """
 
     def __init__(  # noqa: PLR0913 - each is named where it is given
@@ -282,6 +283,7 @@ class Listener:
         strict_loopback: bool = False,
         shares_port: bool = False,
         handlers: Handlers = MappingProxyType({}),
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.limits = limits
         self.on_store = on_store
@@ -290,6 +292,7 @@ class Listener:
         self._rules = Rules(ae_title=ae_title, peers=tuple(peers), strict_loopback=strict_loopback)
         self._address = (host, port)
         self._shares_port = shares_port
+        self._beat = beat
         self._tls = tls
         self._on_association_end = on_association_end
         self._refuse = refuse
@@ -308,6 +311,7 @@ class Listener:
             ConnectionHandler,
             self._on_refused,
             shares_port=self._shares_port,
+            beat=self._beat,
         )
         self._server.listener = self
         self._accepting = threading.Thread(

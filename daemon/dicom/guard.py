@@ -220,6 +220,7 @@ class GuardedServer(ThreadedAssociationServer):
 
     daemon_threads = True
     block_on_close = False
+    beat: Callable[[], None]
 
     def __init__(  # noqa: PLR0917 - as pynetdicom's
         self,
@@ -231,8 +232,10 @@ class GuardedServer(ThreadedAssociationServer):
         on_refused: Callable[[Endpoint, Outcome], None],
         *,
         shares_port: bool = False,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.limits = limits
+        self.beat = beat
         self._shares_port = shares_port
         self.request_queue_size = limits.backlog
         self.slots = Slots(limits)
@@ -240,6 +243,11 @@ class GuardedServer(ThreadedAssociationServer):
         self._serial = count(1)
         self._handshakes: set[ssl.SSLSocket] = set()
         super().__init__(ae, address, ae.ae_title, [], tls, request_handler=request_handler)
+
+    def service_actions(self) -> None:
+        """Each time round of the accepting loop."""
+        super().service_actions()
+        self.beat()
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:

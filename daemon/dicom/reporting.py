@@ -18,6 +18,7 @@ from pynetdicom.association import Association
 
 from daemon.dicom.association import silence_libraries
 from daemon.dicom.workitem import UPS_PUSH, state_report
+from daemon.metrics import UPS_REPORTS
 from daemon.telemetry import describe, log
 from triage.records.store import DatabaseError
 from triage.records.subscriptions import Notice, Subscriptions
@@ -76,6 +77,7 @@ class Reporter:
             self._tell_all(ae_title)
             self._pauses.pop(ae_title, None)
         except UnheardError as error:
+            UPS_REPORTS.labels("failed").inc()
             pause = self._pauses[ae_title] = min(_PAUSE_SECONDS_MAX, 2 * self._pauses.get(ae_title, _LOOK_SECONDS))
             self._not_before[ae_title] = time.monotonic() + pause
             log().warning("subscriber_unheard", subscriber=ae_title, problem=str(error), retry_seconds=pause)
@@ -92,6 +94,7 @@ class Reporter:
                     return
                 for number, notice in enumerate(batch.notices):
                     _report(association, notice, number % 65535 + 1)
+                    UPS_REPORTS.labels("delivered").inc()
                 self.subscriptions.told(ae_title, batch)
 
     @contextmanager

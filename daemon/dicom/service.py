@@ -16,6 +16,7 @@ from daemon.dicom.exchange import CANCELLED, DATA_SET_BYTES_MAX, PENDING_STATUSE
 from daemon.dicom.guard import A_ABORT, Outcome
 from daemon.dicom.inlet import EndedError, Inlet
 from daemon.dicom.negotiation import VERIFICATION
+from daemon.metrics import INSTANCES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -238,6 +239,7 @@ class Service:
             return
         status = reception.finish() if reception else OUT_OF_RESOURCES
         self.statuses[status] += 1
+        INSTANCES.labels(f"{status:04X}").inc()
         self._answer(command, status)
 
     def _reply(self, command: Command, context_id: int, content: bytearray | None) -> None:

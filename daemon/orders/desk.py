@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemon.absence import Absence
+from daemon.metrics import ORDER_MESSAGES
 from daemon.orders.answer import acknowledge
 from daemon.orders.framing import Frame
 from daemon.orders.header import Header, RefusalError, digest, read_header
@@ -42,6 +43,7 @@ class Desk:
         if refusal and not self._keep(header, refusal, frame, address):
             return None
         self.absence.over()
+        ORDER_MESSAGES.labels(refusal.answer if refusal else TAKEN).inc()
         log().info(
             "order_message",
             address=address,

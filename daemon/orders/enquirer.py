@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from daemon.absence import Absence
 from daemon.dicom.enquiry import ModalityWorklist, UnavailableError
+from daemon.metrics import ORDER_ENQUIRIES
 from daemon.telemetry import Pseudonym, describe, log
 from triage.order import Word
 from triage.records.enquiries import Enquiries
@@ -15,7 +16,7 @@ from triage.records.store import DatabaseError
 
 STUDIES_A_TURN = 20
 SOURCE = "the modality worklist"
-_PAUSE_SECONDS_MAX = 300.0
+PAUSE_SECONDS_MAX = 300.0
 ASIDE_SECONDS = 300.0
 
 
@@ -34,6 +35,7 @@ class Enquirer:
     def run(self, stop: threading.Event) -> None:
         pause = 0.0
         while not stop.wait(pause):
+            self.absence.beat()
             try:
                 self._turn(stop)
                 self.absence.over()
@@ -62,6 +64,7 @@ class Enquirer:
                         raise
                     moved = self.enquiries.answer(study, said, Word(who=self.worklist.peer_ae_title, source=SOURCE))
                     waiting.pop(0)
+                    ORDER_ENQUIRIES.labels("answered").inc()
                     told = "nothing" if said is None else said.name
                     name = self.pseudonym(study.study_instance_uid)
                     log().info("order_enquiry", study=name, outcome=told, count=int(moved))
@@ -76,8 +79,9 @@ class Enquirer:
         return self.seconds
 
     def _is_away(self) -> float:
+        ORDER_ENQUIRIES.labels("failed").inc()
         if not self._failures:
             self._since = time.monotonic()
             log().error("modality_worklist_unavailable", host=self.worklist.host, port=self.worklist.port)
         self._failures += 1
-        return float(min(self.seconds * 2.0 ** min(self._failures, 16), _PAUSE_SECONDS_MAX))
+        return float(min(self.seconds * 2.0 ** min(self._failures, 16), PAUSE_SECONDS_MAX))

@@ -20,6 +20,7 @@ _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEP
 
 class Listener:
     """From ``start`` to ``stop``. ``answer`` runs in the connections' threads; None closes without an answer.
+    ``beat`` is called by the loop that accepts.
 
     Programs on this machine may always send.
     """
@@ -32,7 +33,9 @@ class Listener:
         networks: Sequence[IPv4Network | IPv6Network],
         limits: Limits,
         answer: Callable[[Frame, str], bytes | None],
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
+        self.beat = beat
         self.limits = limits
         self.answer = answer
         self._where = (host, port)
@@ -95,6 +98,10 @@ class _Server(socketserver.ThreadingTCPServer):
         self.address_family = found[0][0]
         self.listener = listener
         super().__init__(where, _Connection)
+
+    def service_actions(self) -> None:
+        """Each time round of the accepting loop."""
+        self.listener.beat()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ANN401, ARG002 - as typed there
         return self.listener.admit(client_address[0])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from daemon.absence import Absence
 from daemon.dicom.enquiry import ModalityWorklist
 from daemon.notation import sender_network
 from daemon.orders.desk import Desk
-from daemon.orders.enquirer import Enquirer
+from daemon.orders.enquirer import PAUSE_SECONDS_MAX, STUDIES_A_TURN, Enquirer
 from daemon.orders.framing import Limits
 from daemon.orders.listener import Listener
+from daemon.pulse import Pulse
 from daemon.settings import Settings
 from daemon.telemetry import Pseudonym, log
 from triage.errors import TriageError
@@ -20,15 +22,18 @@ from triage.records.store import DatabaseError, Store
 
 _HOUR_SECONDS = 3600.0
 _GRACE_SECONDS = 10.0
+_ACCEPTING_SECONDS = 60.0
 
 
-def run(settings: Settings, store: Store, pseudonym: Pseudonym, stop: threading.Event) -> None:
+def run(settings: Settings, store: Store, pseudonym: Pseudonym, stop: threading.Event, pulse: Pulse) -> None:
     """Until asked to stop. Raise TriageError if the port cannot be had, or nothing is to be done."""
     if not settings.hl7_port and not settings.mwl_peer:
         raise TriageError("set hl7_port to take orders, or mwl_peer to ask for them")
     absence = Absence(stop)
-    listener = _listen(settings, store, absence) if settings.hl7_port else None
-    asking = threading.Thread(target=_enquirer(settings, store, pseudonym, absence).run, args=(stop,), name="enquirer")
+    listener = None
+    if settings.hl7_port:
+        listener = _listen(settings, store, absence, pulse.loop("accepting", _ACCEPTING_SECONDS))
+    asking = threading.Thread(target=lambda: _ask(settings, store, pseudonym, stop, pulse), name="enquirer")
     if settings.mwl_peer:
         asking.start()
     wait = 0.0
@@ -41,7 +46,14 @@ def run(settings: Settings, store: Store, pseudonym: Pseudonym, stop: threading.
         asking.join(_GRACE_SECONDS)
 
 
-def _listen(settings: Settings, store: Store, absence: Absence) -> Listener:
+def _ask(settings: Settings, store: Store, pseudonym: Pseudonym, stop: threading.Event, pulse: Pulse) -> None:
+    """One turn asks for many studies, and a provider that is away is left in peace for minutes."""
+    most = PAUSE_SECONDS_MAX + STUDIES_A_TURN * settings.mwl_seconds + _ACCEPTING_SECONDS
+    absence = Absence(stop, pulse.loop("asking", most))
+    _enquirer(settings, store, pseudonym, absence).run(stop)
+
+
+def _listen(settings: Settings, store: Store, absence: Absence, beat: Callable[[], None]) -> Listener:
     desk = Desk(orders=Orders(store), absence=absence, accession_fields=settings.hl7_accession_fields)
     limits = Limits(
         message_bytes_max=settings.hl7_message_kib_max * 1024,
@@ -56,6 +68,7 @@ def _listen(settings: Settings, store: Store, absence: Absence) -> Listener:
         networks=[sender_network(peer) for peer in settings.hl7_peers],
         limits=limits,
         answer=desk.answer,
+        beat=beat,
     )
     try:
         listener.start()

@@ -14,7 +14,6 @@ from daemon.web.bodies import OpinionBody, Opinions, PriorityBody, Requeued, Sha
 from daemon.web.schemas import MaybeReaderName, ReaderName, Study, Uid, Worklist, failures
 from daemon.web.stream import told
 from daemon.web.who import who
-from triage.policy import Policy
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 from triage.share import wilson
@@ -26,10 +25,9 @@ _MaybeReader = Annotated[MaybeReaderName | None, Body()]
 class Api:
     """``ring`` wakes the workers when a job was queued."""
 
-    def __init__(self, reading: Reading, queue: Queue, policy: Policy, ring: Callable[[], None]) -> None:
+    def __init__(self, reading: Reading, queue: Queue, ring: Callable[[], None]) -> None:
         self._reading = reading
         self._queue = queue
-        self._policy = policy
         self._ring = ring
 
     def router(self) -> APIRouter:
@@ -76,8 +74,8 @@ class Api:
         page = self._reading.listing.page(filters.asked())
         return {
             "generated_at": datetime.now(UTC),
-            "policy_version": self._policy.version,
-            "waiting_limit_minutes": self._policy.waiting_limit_minutes,
+            "policy_version": self._queue.policy.version,
+            "waiting_limit_minutes": self._queue.policy.waiting_limit_minutes,
             "version": version,
             "count": len(page.entries),
             "entries": [asdict(entry) for entry in page.entries],

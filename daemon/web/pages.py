@@ -21,7 +21,6 @@ from daemon.web.schemas import READER_MAX, Uid
 from daemon.web.stream import told
 from daemon.web.who import plain, remember, who
 from triage.errors import ConflictError
-from triage.policy import Policy
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 from triage.study import ClinicalPriority, Opinion, Status
@@ -45,7 +44,6 @@ class Pages:
 
     reading: Reading
     queue: Queue
-    policy: Policy
     health: Health
     ring: Callable[[], None]
     explains: bool
@@ -78,7 +76,7 @@ class Pages:
             given=filters.given(),
             here=filters.query(),
             version=version,
-            policy=self.policy,
+            policy=self.queue.policy,
             missing=self.health.state()["missing"],
             reader=who(request),
             now=datetime.now(UTC),
@@ -97,7 +95,7 @@ class Pages:
             events=self.reading.history.of_study(uid),
             films=len(self.reading.films(uid)) if self.shows_films else 0,
             version=version,
-            policy=self.policy,
+            policy=self.queue.policy,
             priorities=list(ClinicalPriority),
             missing=self.health.state()["missing"],
             reader=reader,

@@ -25,7 +25,6 @@ from daemon.web.schemas import DescribedApp
 from daemon.web.shield import Shield, explain_failures
 from daemon.web.stepping import StepError, Steps, failed
 from daemon.web.stream import Changes
-from triage.policy import Policy
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 
@@ -62,7 +61,6 @@ class Wings:
 def build_app(
     reading: Reading,
     queue: Queue,
-    policy: Policy,
     allowed_hosts: Sequence[str],
     ready: Ready,
     *,
@@ -85,13 +83,12 @@ def build_app(
     )
     health = Health(queue, ready)
     changes = app.state.changes = Changes(reading.history)
-    app.include_router(Api(reading, queue, policy, ring).router())
+    app.include_router(Api(reading, queue, ring).router())
     app.include_router(changes.router())
     app.include_router(health.router())
     pages = Pages(
         reading=reading,
         queue=queue,
-        policy=policy,
         health=health,
         ring=ring,
         explains=wings.drawing is not None,

@@ -6,6 +6,7 @@ import logging
 import resource
 import socket
 import threading
+from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,7 +23,19 @@ _GRACE_SECONDS = 5
 _WORD_BYTES_MAX = 1024
 
 
-def serve(app: FastAPI, host: str, port: int, stop: threading.Event) -> None:
+class _Server(uvicorn.Server):
+    """``beat`` is called by its loop, ten times a second."""
+
+    def __init__(self, config: uvicorn.Config, beat: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._beat = beat
+
+    async def on_tick(self, counter: int) -> bool:
+        self._beat()
+        return await super().on_tick(counter)
+
+
+def serve(app: FastAPI, host: str, port: int, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
     """Serve until ``stop`` is set, then let running requests end. Raise TriageError if the port cannot be had.
 
     ``app.state.changes`` is closed then: streams would never end by themselves.
@@ -30,7 +43,7 @@ def serve(app: FastAPI, host: str, port: int, stop: threading.Event) -> None:
     _allow_connections()
     listening = _listen(host, port)
     _silence()
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             loop="asyncio",
@@ -44,7 +57,8 @@ def serve(app: FastAPI, host: str, port: int, stop: threading.Event) -> None:
             proxy_headers=False,
             limit_concurrency=_CONNECTIONS_MAX,
             timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
+        ),
+        beat,
     )
     # In a thread of its own it leaves the signals to the process.
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="web", daemon=True)

@@ -5,7 +5,8 @@ No answer to a failed request repeats any of it, or tells how the failure came a
 
 from __future__ import annotations
 
-from http import HTTPStatus
+import time
+from http import HTTPMethod, HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from daemon import metrics
 from daemon.telemetry import describe, log
 from daemon.web import page
 from daemon.web.roles import INTERFACES
@@ -116,12 +118,13 @@ class Shield:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        started, began = False, time.monotonic()
 
         async def send_with_headers(event: Message) -> None:
             nonlocal started
             if event["type"] == "http.response.start":
                 started = True
+                _count(scope["method"], event["status"], time.monotonic() - began)
                 ours = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
                 event = {**event, "headers": [*event.get("headers", []), *ours]}
             await send(event)
@@ -134,6 +137,12 @@ class Shield:
             if started:
                 raise
             await failure(scope["path"], 500)(scope, receive, send_with_headers)
+
+
+def _count(method: str, status: int, seconds: float) -> None:
+    known = method if method in HTTPMethod.__members__ else "other"
+    metrics.HTTP_REQUESTS.labels(known, str(status)).inc()
+    metrics.HTTP_SECONDS.labels(known).observe(seconds)
 
 
 def _refusal(method: str, path: str, headers: Headers) -> Response | None:

@@ -14,7 +14,9 @@ from sqlalchemy import Engine, func, select, text, update
 
 from daemon.arrival import Arrivals
 from daemon.folder import Folder
+from daemon.gauges import Gauges
 from daemon.scheduler import Sweeps, run
+from daemon.settings import DEFAULT_WEIGHTS
 from daemon.spool import Spool, part10_header
 from daemon.turn import turn
 from making import CR, POLICY, data_set, encoded, received
@@ -45,6 +47,7 @@ def sweeps(engine: Engine, tmp_path: Path, rings: list[str]) -> Sweeps:
         pending_seconds=300.0,
         retention_days=7.0,
         free_mib_min=0,
+        gauges=Gauges(store=store, queue=Queue(store, POLICY), weights_card=DEFAULT_WEIGHTS),
     )
 
 

@@ -84,7 +84,6 @@ def client(engine: Engine, tmp_path: Path) -> Iterator[Client]:
         app = build_app(
             made.reading,
             Queue(made.store, POLICY),
-            POLICY,
             [],
             lambda: {"ready": True, "missing": []},
             wings=Wings(steps=steps),

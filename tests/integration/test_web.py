@@ -157,7 +157,6 @@ def opened(
         app = build_app(
             Reading(store),
             Queue(store, POLICY),
-            POLICY,
             [HOST],
             site.ready,
             **{"wings": Wings(drawing=drawing), **beside(store)},
@@ -595,7 +594,7 @@ def test_a_port_that_is_taken_is_told_in_words(sqlite_url: str) -> None:
     store = Store(open_engine(sqlite_url))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        app = build_app(Reading(store), Queue(store, POLICY), POLICY, [], dict)
+        app = build_app(Reading(store), Queue(store, POLICY), [], dict)
         with pytest.raises(TriageError, match=rf"listen on 127.0.0.1 port {port}: Address already in use"):
             serve(app, "127.0.0.1", port, threading.Event())
 

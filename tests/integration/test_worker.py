@@ -110,7 +110,6 @@ def bench(engine: Engine, tmp_path: Path, classifier: Classifier, decoders: list
         decoders=decoders,
         batch_max=8,
         classifier=classifier,
-        policy=POLICY,
         rule=RetryRule(attempts_max=2, delay_seconds=0.001),
         times=Times(lease_seconds=60, job_seconds=120),
         pseudonym=Pseudonym(spool.root),

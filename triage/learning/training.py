@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from triage.card import Calibration, Card, Preprocessing, Thorax, write_card
+from triage.card import Calibration, Card, Preprocessing, Scores, Thorax, write_card
+from triage.drift import binned
 from triage.learning.about import PEDIATRIC_CXR, About, read_about
 from triage.learning.calibration import calibration_of, likely_threshold, operating_curve, threshold_with_margin
 from triage.learning.evaluation import metrics
@@ -203,6 +205,7 @@ def card_of(weights: bytes, films: Films, answers: Answers, work: Work, date: st
         sha256=hashlib.sha256(weights).hexdigest(),
         date=date,
         curve=operating_curve(p_pneumonia, positive),
+        scores=histogram(plain, labels != NORMAL),
         data=work.about.data | {"trained_on": counts(films)},
         training=trained_with(work),
         metrics={
@@ -216,6 +219,12 @@ def with_golden(card: Card, weights: bytes) -> Card:
     """With what the very weights that are stored say of the golden films, on this processor."""
     network, locator = networks_with(weights, thorax=card.thorax is not None)
     return replace(card, golden=golden.answers(Classifier(network, card, "cpu", locator)))
+
+
+def histogram(plain: NDArray[np.float64], positive: NDArray[np.bool_]) -> Scores:
+    """Of films as they are: what those that come later are compared with."""
+    p_pneumonia = 1 - plain[:, NORMAL]
+    return binned(p_pneumonia[positive].tolist(), p_pneumonia[~positive].tolist())
 
 
 def trained_with(work: Work) -> dict[str, Any]:

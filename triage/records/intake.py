@@ -132,18 +132,31 @@ class Intake:
 
     def check_policy(self) -> None:
         """Raise SettingsError if this version of the policy has made priorities with other content."""
-        query = select(policies.c.content).where(policies.c.version == self._policy.version)
+        self._check(self._policy)
+
+    def adopt(self, policy: Policy) -> None:
+        """Receive on behalf of this one from now on. Raise SettingsError as above: then nothing has changed."""
+        self._check(policy)
+        with self._store.writing() as connection:
+            self._write_policy(connection, policy)
+        self._policy = policy
+        vars(self).pop("_inserts", None)  # they hold the limit of the one before
+
+    def _check(self, policy: Policy) -> None:
+        query = select(policies.c.content).where(policies.c.version == policy.version)
         with self._store.reading() as connection:
             known = connection.execute(query).scalar_one_or_none()
         # A setting that an earlier release did not have stood at its default.
-        if known is not None and _content(Policy()) | json.loads(known) != _content(self._policy):
-            raise SettingsError(f"[policy] has changed since version {self._policy.version!r}: give it a new version")
+        if known is not None and _content(Policy()) | json.loads(known) != _content(policy):
+            raise SettingsError(f"[policy] has changed since version {policy.version!r}: give it a new version")
 
     def _ensure_policy(self, connection: Connection) -> None:
-        if self._policy_is_known:
-            return
-        content = json.dumps(_content(self._policy), sort_keys=True)
-        row = {"version": self._policy.version, "content": content, "first_used_at": self._store.now()}
+        if not self._policy_is_known:
+            self._write_policy(connection, self._policy)
+
+    def _write_policy(self, connection: Connection, policy: Policy) -> None:
+        content = json.dumps(_content(policy), sort_keys=True)
+        row = {"version": policy.version, "content": content, "first_used_at": self._store.now()}
         connection.execute(self._store.insert_if_absent(policies).values(row))
 
     def _insert_study(self, connection: Connection, received: ReceivedInstance) -> bool:

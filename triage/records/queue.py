@@ -35,12 +35,12 @@ class Result:
 
 
 class Queue:
-    """Verbs on jobs, first come first served. Every method is one transaction."""
+    """Verbs on jobs, first come first served. Every method is one transaction. ``policy`` may be replaced any time."""
 
     def __init__(self, store: Store, policy: Policy) -> None:
         self._store = store
         self._history = History(store)
-        self._policy = policy
+        self.policy = policy
         self._claims: dict[tuple[int, float], ReturningUpdate[Any]] = {}
 
     def claim(self, worker: str, lease_seconds: float, most: int = 1) -> list[Job]:
@@ -109,7 +109,7 @@ class Queue:
         """Queue the job again, or bury it and record the reason: then return the study's priority."""
         delay = retry_after(reason, job.attempts, rule)
         if delay is None:
-            shown = rules.not_analysed(reason, self._policy)
+            shown = rules.not_analysed(reason, self.policy)
             (ended,) = self._end(JobState.BURIED, [Result(job=job, finding=Finding(reason=reason), priority=shown)])
             if ended is None:
                 raise LostLeaseError("the lease was given to another worker")
@@ -125,7 +125,7 @@ class Queue:
 
         A pending study says why it was not analysed, as after a time-out; the answer that comes later still counts.
         """
-        shown = rules.not_analysed(reason, self._policy)
+        shown = rules.not_analysed(reason, self.policy)
         with self._store.writing() as connection:
             self._store.lock_study(connection, job.study_instance_uid)
             again = update(jobs).where(_held(job))
@@ -133,6 +133,14 @@ class Queue:
             if connection.execute(again.values(values)).rowcount == 0:
                 raise LostLeaseError("the lease was given to another worker")
             self._show(connection, shown, studies.c.study_instance_uid == job.study_instance_uid)
+
+    def hand_back(self, job: Job) -> None:
+        """Put back what its worker will not finish, as if it had never been claimed; nothing if the lease is lost."""
+        values = {**self._queued(0), "attempts": jobs.c.attempts - 1}
+        with self._store.writing() as connection:
+            connection.execute(update(jobs).where(_held(job)).values(values))
+            if self._store.backend == "postgresql":
+                connection.exec_driver_sql(f"NOTIFY {JOBS_CHANNEL}")
 
     def _show(self, connection: Connection, shown: Priority, which: ColumnElement[bool]) -> int:
         """Of pending studies alone: nothing that has been found is hidden."""
@@ -161,7 +169,7 @@ class Queue:
             )
             studies_of = {result.job.study_instance_uid for result in counted}
             ranks = {uid: self._history.rank(connection, uid) for uid in self._rising(counted, flagged)}
-            settled = self._store.settle(connection, studies_of, self._policy)
+            settled = self._store.settle(connection, studies_of, self.policy)
             for result in counted:
                 self._note(connection, result, ranks.get(result.job.study_instance_uid))
         return [settled[r.job.study_instance_uid] if r.job.job_id in ended else None for r in results]
@@ -265,7 +273,7 @@ class Queue:
             .where(IS_OPEN & (jobs.c.created_at <= self._store.after(-limit_seconds)))
         )
         with self._store.writing() as connection:
-            shown = rules.not_analysed(Reason.TIMEOUT, self._policy)
+            shown = rules.not_analysed(Reason.TIMEOUT, self.policy)
             return self._show(connection, shown, studies.c.study_instance_uid.in_(late))
 
     def depth(self) -> dict[str, int]:

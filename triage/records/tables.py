@@ -308,3 +308,14 @@ enquiries = Table(
     Column("asked", Integer, nullable=False),
     Column("next_at", UtcDateTime, nullable=False),
 )
+
+# Every process says every few seconds that it lives; who ends in good order takes its row along.
+processes = Table(
+    "processes",
+    metadata,
+    Column("process", String(128), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    # Of a worker: whether it could not load the network.
+    Column("without_network", Boolean, nullable=False),
+    Column("beat_at", UtcDateTime, nullable=False),
+)
