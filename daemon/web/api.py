@@ -80,6 +80,7 @@ class Api:
             "waiting_limit_minutes": self._policy.waiting_limit_minutes,
             "version": version,
             "count": len(page.entries),
+            "total": page.total,
             "entries": [asdict(entry) for entry in page.entries],
             "next_cursor": page.cursor,
         }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +18,9 @@ from websockets.sync.client import connect
 
 from daemon.web.channel import Channels
 from daemon.web.server import Wings, build_app
-from daemon.web.serving import serve
 from daemon.web.stepping import Steps
 from making import POLICY, received
+from ports import free_port, served
 from triage.errors import ConflictError
 from triage.records.queue import Queue
 from triage.study import Status, workitem_uid
@@ -37,7 +35,7 @@ class Client:
 
     def __init__(self, ward: Ward, port: int) -> None:
         self.ward, self.port = ward, port
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}/dicom-web", timeout=20)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}/dicom-web", timeout=20, verify=False)
 
     def search(self, **asked: str) -> list[dict[str, Any]]:
         answer = self.http.get("/workitems", params=asked, headers={"accept": "application/dicom+json"})
@@ -70,10 +68,6 @@ class Client:
 
 @pytest.fixture
 def client(engine: Engine, tmp_path: Path) -> Iterator[Client]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    stop = threading.Event()
     with ward(engine, tmp_path, most=3) as made:
         steps = Steps(
             workitems=made.workitems,
@@ -89,23 +83,10 @@ def client(engine: Engine, tmp_path: Path) -> Iterator[Client]:
             lambda: {"ready": True, "missing": []},
             wings=Wings(steps=steps),
         )
-        thread = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))
-        thread.start()
+        port = free_port()
         asking = Client(made, port)
-        try:
-            assert wait_for(lambda: _answers(asking), 10)
+        with served(app, port), asking.http:
             yield asking
-        finally:
-            asking.http.close()
-            stop.set()
-            thread.join()
-
-
-def _answers(client: Client) -> bool:
-    try:
-        return client.http.get("/workitems").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def studies(found: list[dict[str, Any]]) -> list[str]:

@@ -17,13 +17,13 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from test_web import POLICY, UNKNOWN, Site, is_problem, opened
 
 import synthetic
 from daemon.decoder import Decoder
 from daemon.folder import Folder
 from daemon.web.film import Films
 from daemon.web.server import Wings
+from sites import POLICY, UNKNOWN, Site, is_problem, opened
 from triage.records.intake import Intake
 from triage.records.reading import Reading
 from triage.records.store import Store

@@ -83,10 +83,13 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """``cursor`` of the next page, None on the last."""
+    """``cursor`` of the next page, None on the last. ``total``: on all pages; None where it would have to be counted
+    among all that were ever read.
+    """
 
     entries: Sequence[WorklistEntry]
     cursor: str | None
+    total: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +135,9 @@ class Listing:
             shown = rows[: asked.limit]
             more = len(rows) > len(shown)
             cursor = self._cursor(connection, asked, rows[len(shown) - 1]["study_instance_uid"]) if more else None
-        return Page(entries=[WorklistEntry(**row) for row in shown], cursor=cursor)
+            is_all = not more and after is None
+            total = len(shown) if is_all else int(connection.execute(counting(asked)).scalar_one())
+        return Page(entries=[WorklistEntry(**row) for row in shown], cursor=cursor, total=total)
 
     def entry(self, study_instance_uid: str) -> WorklistEntry | None:
         """An open study with its place; None if it was read or is not held."""
@@ -159,7 +164,7 @@ class Listing:
 
     def _open(self, asked: Asked, after: RowMapping | None) -> Select[Any]:
         """One row more than is shown: then there is a next page."""
-        query = select(_WORKLIST).where(*_narrowed(_WORKLIST, asked), *_of_view(asked.view))
+        query = select(_WORKLIST).where(*_narrowed(_WORKLIST, asked), *_of_view(_WORKLIST, asked.view))
         if asked.sort is Sort.RANK:
             query = query.order_by(_WORKLIST.c.rank)
             if after is not None:
@@ -215,10 +220,16 @@ def _count(which: ColumnElement[Any]) -> ColumnElement[int]:
     return func.count(case((which, 1)))
 
 
-def _of_view(view: View) -> list[ColumnElement[bool]]:
+def counting(asked: Asked) -> Select[Any]:
+    """How many of the open studies match. Without the view, which would work out the place of each."""
+    which = (*_narrowed(studies, asked), *_of_view(studies, asked.view))
+    return select(func.count()).select_from(studies).where(IS_UNREAD, *which)
+
+
+def _of_view(rows: FromClause, view: View) -> list[ColumnElement[bool]]:
     if view in (View.UNREAD, View.READING):
-        return [_WORKLIST.c.status == view.value]
-    return [_WORKLIST.c.analysis == Analysis.NOT_ANALYSED.value] if view is View.NOT_ANALYSED else []
+        return [rows.c.status == view.value]
+    return [rows.c.analysis == Analysis.NOT_ANALYSED.value] if view is View.NOT_ANALYSED else []
 
 
 def _narrowed(rows: FromClause, asked: Asked) -> list[ColumnElement[bool]]:
