@@ -7,7 +7,7 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from http import HTTPStatus
 
-from fastapi import Request
+from fastapi.requests import HTTPConnection
 
 from daemon.web.description import DescribedApp
 from daemon.web.shield import RefusalError
@@ -18,12 +18,13 @@ _NAME = re.compile(r"[a-z][a-z_-]{0,31}", re.IGNORECASE)
 _PROBES = "/api/health"
 
 
-def only_known_keys(request: Request) -> None:
+def only_known_keys(request: HTTPConnection) -> None:
     """Raise RefusalError (400) for a query with a key that the operation is not described with."""
     app, path = request.app, request.scope["route"].path
     if not isinstance(app, DescribedApp) or path.startswith(_PROBES):
         return
-    known = app.query_keys("GET" if request.method == "HEAD" else request.method, path)
+    method = request.scope.get("method", "GET")
+    known = app.query_keys("GET" if method == "HEAD" else method, path)
     unknown = None if known is None else next((key for key in request.query_params if key not in known), None)
     if unknown is not None:
         raise RefusalError(HTTPStatus.BAD_REQUEST, _words(unknown, known or ()))

@@ -20,9 +20,9 @@ from daemon.dicom.workitem import PROGRESS_CHARACTERS_MAX, progress
 from daemon.web.asking import asked
 from daemon.web.channel import Channels
 from daemon.web.schemas import PROBLEM_TYPE, READER_MAX
-from triage.records.subscriptions import ALL_WORKITEMS, Subscriptions
+from triage.records.subscriptions import ALL_WORKITEMS, FILTERED_WORKITEMS, Subscriptions
 from triage.records.workitems import Workitems
-from triage.workitem import StepState, Verdict, Workitem, cancel_verdict
+from triage.workitem import StepState, Verdict, Workitem
 
 PREFIX = "/dicom-web"
 DICOM_JSON = "application/dicom+json"
@@ -46,6 +46,7 @@ _ANSWERS: dict[Verdict, tuple[int, str]] = {
     Verdict.NOT_HELD: (404, ""),
     Verdict.NOT_IN_PROGRESS: (409, _INCONSISTENT),
     Verdict.COMPLETED_BEFORE_CANCEL: (409, "The UPS is already COMPLETED."),
+    Verdict.UNHEARD: (409, "The performer cannot be contacted."),
     Verdict.KEEPS_ON: (409, "The study has to be read: the workitem is not canceled."),
 }
 
@@ -79,6 +80,11 @@ async def _body(request: Request) -> Body:
         return Body(data_set=Dataset.from_json(one))
     except Exception:  # noqa: BLE001 - whatever was sent, pydicom may stumble over it in its own way
         raise StepError(HTTPStatus.BAD_REQUEST, "The body is no data set in the DICOM JSON model.") from None
+
+
+async def _reason(request: Request) -> str:
+    """The body may be left out (PS3.18 11.8.1). Raise StepError as above."""
+    return (await _body(request)).text("ReasonForCancellation") if await request.body() else ""
 
 
 def _acceptable(request: Request) -> None:
@@ -163,11 +169,15 @@ class Steps:
             raise StepError(HTTPStatus.BAD_REQUEST, "The Transaction UID is missing.")
         return _answer(self.workitems.change(uid, state, transaction_uid, _who(request)))
 
-    def cancel(self, uid: Uid) -> Response:
-        return _answer(cancel_verdict(self._held(uid).state))
+    def cancel(self, request: Request, uid: Uid, reason: Annotated[str, Depends(_reason)]) -> Response:
+        """202: who performs it is told, and may go on."""
+        found = self.workitems.ask_to_cancel(uid, _who(request), reason)
+        return Response(status_code=HTTPStatus.ACCEPTED) if found is Verdict.DONE else _answer(found)
 
     def subscribe(self, request: Request, uid: Uid, ae_title: AeTitle) -> Response:
         """A deletion lock is never granted: a workitem that has ended stays as long as its study does."""
+        if uid == FILTERED_WORKITEMS:
+            raise StepError(HTTPStatus.FORBIDDEN, "There are no filtered subscriptions here: subscribe to all.")
         if uid != ALL_WORKITEMS:
             self._held(uid)
         self.subscriptions.subscribe(ae_title, uid)

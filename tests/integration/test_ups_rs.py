@@ -200,6 +200,32 @@ def test_a_subscriber_is_told_what_there_is_and_what_happens(client: Client) -> 
         assert told(channel) == (workitem_uid("1.2.9", 0), "SCHEDULED")
 
 
+def test_a_request_to_cancel_reaches_who_performs_it(client: Client) -> None:
+    client.http.post(f"/workitems/{ONE}/subscribers/BOARD")
+    client.change(ONE, "IN PROGRESS", T1)
+    with client.channel("BOARD") as channel:
+        assert told(channel) == (ONE, "IN PROGRESS")
+        body = json.dumps([{"00741238": {"vr": "LT", "Value": ["wrong patient"]}}])
+        asked = f"/workitems/{ONE}/cancelrequest"
+        assert client.http.post(asked, content=body, headers=DICOM_JSON).status_code == 202
+        said = json.loads(channel.recv(timeout=10))
+        while said["00001002"]["Value"] == [1]:  # the state may be told twice
+            said = json.loads(channel.recv(timeout=10))
+        assert (said["00001002"]["Value"], said["00001000"]["Value"]) == ([2], [ONE])
+        assert said["00741238"]["Value"] == ["wrong patient"]
+        assert said["00741236"]["Value"] == ["UPS-RS 127.0.0.1"]
+        assert client.state(ONE) == "IN PROGRESS"
+        assert client.http.post(asked, content="x", headers=DICOM_JSON).status_code == 400
+        client.change(ONE, "COMPLETED", T1)
+        assert client.http.post(asked).status_code == 409
+
+
+def test_a_filtered_subscription_is_refused(client: Client) -> None:
+    answer = client.http.post("/workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/BOARD?filter=PatientID=1")
+    assert (answer.status_code, "no filtered" in answer.headers["warning"]) == (403, True)
+    assert client.ward.subscriptions.subscribed() == []
+
+
 def test_who_was_away_is_told_what_it_has_missed(client: Client) -> None:
     client.http.post(f"/workitems/{ONE}/subscribers/BOARD")
     with client.channel("BOARD") as channel:

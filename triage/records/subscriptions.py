@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,8 @@ from triage.workitem import STATES, STATES_AFTER, StepState
 
 # The UID that stands for all workitems (PS3.4 CC.2.3.1).
 ALL_WORKITEMS = "1.2.840.10008.5.1.4.34.5"
+# And for those that match keys (PS3.4 CC.2.3.3): such subscriptions are refused.
+FILTERED_WORKITEMS = "1.2.840.10008.5.1.4.34.5.1"
 _BATCH = 200
 # On PostgreSQL a number may be committed after a larger one. No transaction of ours is open for so long.
 _SETTLING_SECONDS = {"sqlite": 0.0, "postgresql": 1.0}
@@ -25,10 +27,12 @@ _SILENT = (EventKind.OPINION, EventKind.OPENED)
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """A UPS State Report."""
+    """A UPS State Report; or UPS Cancel Requested, by ``asked_by``, for a ``reason`` that may be "" (PS3.4 CC.2.4)."""
 
     workitem_uid: str
     state: StepState
+    asked_by: str = ""
+    reason: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +142,15 @@ class Subscriptions:
         return _SETTLING_SECONDS[self._store.backend]
 
 
+def is_subscribed(connection: Connection, workitem_uid: str) -> bool:
+    """Whether anybody is told of it."""
+    own = subscriptions.c.workitem_uid == workitem_uid
+    to_all = subscriptions.c.workitem_uid == ALL_WORKITEMS
+    out = select(subscriptions.c.ae_title).where(own & subscriptions.c.excluded)
+    heard = (own & ~subscriptions.c.excluded) | (to_all & subscriptions.c.ae_title.not_in(out))
+    return connection.execute(select(subscriptions.c.ae_title).where(heard).limit(1)).first() is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Wishes:
     """What one subscriber wants to hear of. ``until``: only of workitems from before then."""
@@ -213,6 +226,9 @@ def _of_event(
 ) -> Iterator[Notice]:
     """``is_last_word``: no later event tells the study's state, so that it is the one that it has now."""
     kind = EventKind(event["kind"])
+    if kind is EventKind.CANCEL_ASKED:
+        yield from _of_request(wishes, event, study, past)
+        return
     former = next((row["workitem_uid"] for row in past if row["last_event_id"] >= event["event_id"]), None)
     if former and kind in STATES_AFTER and wishes.include(former, study["received_at"]):
         yield Notice(workitem_uid=former, state=STATES_AFTER[kind])
@@ -223,3 +239,13 @@ def _of_event(
         yield Notice(workitem_uid=study["workitem_uid"], state=STATES_AFTER[kind])
     elif is_last_word:
         yield Notice(workitem_uid=study["workitem_uid"], state=STATES[Status(study["status"])])
+
+
+def _of_request(wishes: _Wishes, event: RowMapping, study: RowMapping, past: Sequence[RowMapping]) -> Iterator[Notice]:
+    """To cancel. Where the reading it was about has ended, there is nothing left to cancel."""
+    uid = study["workitem_uid"]
+    has_ended = study["status"] != Status.READING or any(row["last_event_id"] >= event["event_id"] for row in past)
+    if not has_ended and wishes.include(uid, study["waiting_since"]):
+        yield Notice(
+            workitem_uid=uid, state=StepState.IN_PROGRESS, asked_by=event["who"] or "unknown", reason=event["words"]
+        )

@@ -11,9 +11,10 @@ from triage.records.past import note_progress
 from triage.records.reading import Reading
 from triage.records.sought import conditions
 from triage.records.store import Store
+from triage.records.subscriptions import is_subscribed
 from triage.records.tables import IS_UNREAD, instances, studies, workitems
-from triage.study import Status
-from triage.workitem import STATES, StepState, Verdict, Workitem, verdict
+from triage.study import EventKind, Status
+from triage.workitem import STATES, StepState, Verdict, Workitem, cancel_verdict, verdict
 
 # ``rank``, ``why`` and ``overdue`` come from the view, all else of the study from its row.
 _VIEW = table(
@@ -117,6 +118,25 @@ class Workitems:
             )
         else:
             self._reading.set_status(connection, row, Status.UNREAD, None, who=who)
+        return Verdict.DONE
+
+    def ask_to_cancel(self, workitem_uid: str, who: str, reason: str = "") -> Verdict:
+        """N-ACTION Request UPS Cancel. One that is read stays so: its subscribers are told, its performer among them.
+
+        UNHEARD where nobody has subscribed to it.
+        """
+        with self._store.writing() as connection:
+            row = self._locked(connection, workitem_uid)
+            if row is None:
+                past = self._past_state(connection, workitem_uid)
+                return cancel_verdict(StepState(past["state"])) if past else Verdict.NOT_HELD
+            found = cancel_verdict(STATES[Status(row["status"])])
+            if found is not Verdict.DONE:
+                return found
+            if not is_subscribed(connection, workitem_uid):
+                return Verdict.UNHEARD
+            uid = row["study_instance_uid"]
+            self._reading.history.note(connection, uid, EventKind.CANCEL_ASKED, who=who, words=reason)
         return Verdict.DONE
 
     def update(self, workitem_uid: str, transaction_uid: str, progress: str) -> Verdict:
