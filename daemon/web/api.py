@@ -12,7 +12,6 @@ from fastapi import APIRouter, Body, Query, Request
 from daemon.web.asked import Filters
 from daemon.web.bodies import OpinionBody, Opinions, PriorityBody, Requeued, Share, StudyEvents
 from daemon.web.schemas import MaybeReaderName, ReaderName, Study, Uid, Worklist, failures
-from daemon.web.stream import told
 from daemon.web.who import who
 from triage.policy import Policy
 from triage.records.queue import Queue
@@ -72,7 +71,7 @@ class Api:
         Without parameters it is all of it. While pages are asked for, studies go on moving: `version` tells whether
         any has.
         """
-        version = told(self._reading.history.latest())
+        version = self._reading.history.version()
         page = self._reading.listing.page(filters.asked())
         return {
             "generated_at": datetime.now(UTC),

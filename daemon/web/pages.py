@@ -18,7 +18,6 @@ from daemon.web import page
 from daemon.web.asked import Filters
 from daemon.web.health import Health
 from daemon.web.schemas import READER_MAX, Uid
-from daemon.web.stream import told
 from daemon.web.who import plain, remember, who
 from triage.errors import ConflictError
 from triage.policy import Policy
@@ -62,7 +61,7 @@ class Pages:
 
     def worklist(self, request: Request, filters: Annotated[Filters, Query()]) -> Response:
         """A page of it, and the counts of all."""
-        version = told(self.reading.history.latest())
+        version = self.reading.history.version()
         asked = filters.asked(PAGE_ROWS)
         shown = self.reading.listing.page(asked)
         totals = self.reading.listing.totals()
@@ -89,7 +88,7 @@ class Pages:
         """All that is known of one study, and its film. Who opens it stands in its history."""
         reader = who(request)
         self.reading.history.note_opened(uid, reader)
-        version = told(self.reading.history.latest())
+        version = self.reading.history.version()
         return html(
             "study.html",
             study=self.reading.study(uid),

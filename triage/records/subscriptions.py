@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, or_, select, update
+from sqlalchemy import Column, Connection, RowMapping, delete, insert, or_, select, update
 
-from triage.records.history import History
+from triage.records.settled import Settled
 from triage.records.store import Store
 from triage.records.tables import events, instances, studies, subscribers, subscriptions, workitems
 from triage.study import EventKind, Status
@@ -20,8 +19,6 @@ ALL_WORKITEMS = "1.2.840.10008.5.1.4.34.5"
 # And for those that match keys (PS3.4 CC.2.3.3): such subscriptions are refused.
 FILTERED_WORKITEMS = "1.2.840.10008.5.1.4.34.5.1"
 _BATCH = 200
-# On PostgreSQL a number may be committed after a larger one. No transaction of ours is open for so long.
-_SETTLING_SECONDS = {"sqlite": 0.0, "postgresql": 1.0}
 _SILENT = (EventKind.OPINION, EventKind.OPENED)
 
 
@@ -50,13 +47,14 @@ class Subscriptions:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._history = History(store)
+        self._settled = Settled(store)
 
     def subscribe(self, ae_title: str, workitem_uid: str) -> None:
         """To one workitem, or to all: then nothing said before about single ones holds any longer."""
-        latest = self._history.latest()
+        with self._store.reading() as connection:
+            start = self._settled.start(connection)
         with self._store.writing() as connection:
-            new = {"ae_title": ae_title, "event_id": latest[0], "instance_id": latest[1]}
+            new = {"ae_title": ae_title, **start._asdict()}
             connection.execute(self._store.insert_if_absent(subscribers).values(new))
             self._forget(connection, ae_title, None if workitem_uid == ALL_WORKITEMS else workitem_uid)
             row = {"ae_title": ae_title, "workitem_uid": workitem_uid, "excluded": False, "told": False}
@@ -119,8 +117,9 @@ class Subscriptions:
             if at is None:
                 return None
             wishes = _Wishes.of(connection, ae_title)
-            happened = self._since(connection, events, at["event_id"])
-            came = self._since(connection, instances, at["instance_id"])
+            until = self._settled.numbers(connection)
+            happened = self._between(connection, events.c.event_id, at["event_id"], until.event_id)
+            came = self._between(connection, instances.c.instance_id, at["instance_id"], until.instance_id)
             notices = [*_first_states(connection, wishes), *_states(connection, wishes, happened, came)]
         if not notices and not happened and not came:
             return None
@@ -131,15 +130,9 @@ class Subscriptions:
             is_last=len(happened) < _BATCH and len(came) < _BATCH,
         )
 
-    def _since(self, connection: Connection, table: Any, number: int) -> Sequence[RowMapping]:  # noqa: ANN401 - a Table
-        key = table.c.event_id if table is events else table.c.instance_id
-        settled = (table.c.at if table is events else table.c.received_at) <= self._store.after(-self._pause)
-        later = select(table).where(key > number).order_by(key).limit(_BATCH)
-        return connection.execute(later.where(settled) if self._pause else later).mappings().all()
-
-    @property
-    def _pause(self) -> float:
-        return _SETTLING_SECONDS[self._store.backend]
+    def _between(self, connection: Connection, key: Column[int], number: int, until: int) -> Sequence[RowMapping]:
+        later = select(key.table).where((key > number) & (key <= until)).order_by(key).limit(_BATCH)
+        return connection.execute(later).mappings().all()
 
 
 def is_subscribed(connection: Connection, workitem_uid: str) -> bool:
