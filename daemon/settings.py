@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from daemon.notation import sender_network, split_peer, split_proxy, split_role, split_subscriber
+from daemon.notation import sender_network, split_application, split_peer, split_proxy, split_role
 
 PREFIX = "TRIAGE_"
 _HL7_FIELD = re.compile(r"(ORC|OBR|IPC)-[1-9][0-9]?")
@@ -182,7 +182,9 @@ class Settings(BaseSettings):
         for proxy in self.http_proxies:
             split_proxy(proxy)
         for subscriber in self.ups_subscribers:
-            split_subscriber(subscriber)
+            split_application(subscriber, "ups_subscribers")
+        if self.mwl_peer:
+            split_application(self.mwl_peer, "mwl_peer")
         for peer in self.hl7_peers:
             sender_network(peer)
         if not self.hl7_accession_fields or not all(map(_HL7_FIELD.fullmatch, self.hl7_accession_fields)):

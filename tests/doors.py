@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 import httpx
 from fastapi import FastAPI
@@ -27,9 +29,10 @@ from daemon.web.login import Entrance
 from daemon.web.oidc import Client, Provider
 from daemon.web.peer import Peers
 from daemon.web.server import Wings, build_app
-from daemon.web.stepping import Steps
+from daemon.web.ups_rs import Steps
 from making import received
 from ports import free_port, served
+from triage.passwords import hash_password
 from triage.policy import Policy
 from triage.records.archive import Archive
 from triage.records.audit import Audit
@@ -43,6 +46,8 @@ from triage.records.users import Users
 from triage.user import Access, Role
 
 PASSWORD = "correct horse battery"
+# A hash takes 64 MiB and a tenth of a second by design; each password of the tests gets one.
+hashed_once = cache(hash_password)
 POLICY = Policy()
 OWN_PAGE = {"sec-fetch-site": "same-origin"}
 
@@ -166,7 +171,7 @@ def open_house(engine: Engine, folder: Path, client: Client | None = None, **pee
         wings=all_wings(store, folder, entrance, decoder),
     )
     house = House(f"http://127.0.0.1:{port}", engine, entrance, app, clock)
-    with decoder, served(app, port):
+    with decoder, served(app, port), patch("triage.records.users.hash_password", hashed_once):
         try:
             yield house
         finally:

@@ -17,13 +17,13 @@ from daemon.folder import Folder
 from daemon.web.drawing import Drawing
 from daemon.web.server import Wings, build_app
 from ports import free_port, served
+from templates import sqlite_engine
 from triage.errors import BusyError, Reason
 from triage.policy import Policy, not_analysed
-from triage.records import schema
 from triage.records.intake import Intake
 from triage.records.queue import Queue, Result
 from triage.records.reading import Reading
-from triage.records.store import Store, open_engine
+from triage.records.store import Store
 from triage.study import (
     Analysis,
     Etiology,
@@ -114,8 +114,7 @@ def opened(
     tmp_path: Path, *, explains: bool, beside: Callable[[Store], dict[str, Any]] = lambda _: {}
 ) -> Iterator[Site]:
     """``beside``: what else the pages are built with."""
-    engine = open_engine(f"sqlite:///{tmp_path / 'triage.db'}")
-    schema.upgrade(engine)
+    engine = sqlite_engine(tmp_path / "triage.db")
     store = Store(engine)
     port = free_port()
     url = f"http://127.0.0.1:{port}"

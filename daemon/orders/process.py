@@ -6,7 +6,7 @@ import threading
 
 from daemon.absence import Absence
 from daemon.dicom.enquiry import ModalityWorklist
-from daemon.notation import sender_network
+from daemon.notation import sender_network, split_application
 from daemon.orders.desk import Desk
 from daemon.orders.enquirer import Enquirer
 from daemon.orders.framing import Limits
@@ -66,13 +66,12 @@ def _listen(settings: Settings, store: Store, absence: Absence) -> Listener:
 
 
 def _enquirer(settings: Settings, store: Store, pseudonym: Pseudonym, absence: Absence) -> Enquirer:
-    name, _, where = (settings.mwl_peer or "NONE@localhost:104").rpartition("@")
-    host, _, port = where.rpartition(":")
+    name, (host, port) = split_application(settings.mwl_peer or "NONE@localhost:104", "mwl_peer")
     worklist = ModalityWorklist(
         ae_title=settings.dicom_ae_title,
         peer_ae_title=name,
-        host=host.strip("[]"),
-        port=int(port),
+        host=host,
+        port=port,
         seconds=settings.mwl_seconds,
     )
     return Enquirer(

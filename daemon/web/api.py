@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
 
-from daemon.web.asked import Filters
 from daemon.web.bodies import OpinionBody, Opinions, PriorityBody, Requeued, Share, StudyEvents
+from daemon.web.filters import Filters
 from daemon.web.schemas import MaybeReaderName, ReaderName, Study, Uid, Worklist, failures
 from daemon.web.who import who
 from triage.policy import Policy

@@ -24,8 +24,8 @@ from daemon.web.login import Entrance
 from daemon.web.pages import Pages, html
 from daemon.web.querying import only_known_keys
 from daemon.web.shield import Shield, explain_failures
-from daemon.web.stepping import StepError, Steps, failed
 from daemon.web.stream import Changes
+from daemon.web.ups_rs import StepError, Steps, failed
 from triage.policy import Policy
 from triage.records.queue import Queue
 from triage.records.reading import Reading

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from listening import wait_for
 from sqlalchemy import Engine
-from stepping import ALL, Ward, ward
+from wards import ALL, Ward, ward
 
 from daemon.dicom.reporting import Reporter
 from making import received

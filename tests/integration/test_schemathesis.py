@@ -12,8 +12,7 @@ import pytest
 
 from archiving import Held
 from doors import PASSWORD, House, open_house
-from triage.records import schema
-from triage.records.store import open_engine
+from templates import sqlite_engine
 from triage.user import Role
 
 _SECONDS = 270
@@ -33,9 +32,8 @@ enabled = false
 
 
 @pytest.fixture
-def house(sqlite_url: str, tmp_path: Path) -> Iterator[House]:
-    engine = open_engine(sqlite_url)
-    schema.upgrade(engine)
+def house(tmp_path: Path) -> Iterator[House]:
+    engine = sqlite_engine(tmp_path / "triage.db")
     with open_house(engine, tmp_path) as house:
         held = Held(engine, tmp_path)
         for number in (1, 2, 3):

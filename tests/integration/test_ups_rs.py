@@ -12,13 +12,13 @@ import httpx
 import pytest
 from listening import wait_for
 from sqlalchemy import Engine
-from stepping import ALL, Ward, ward
+from wards import ALL, Ward, ward
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from daemon.web.channel import Channels
 from daemon.web.server import Wings, build_app
-from daemon.web.stepping import Steps
+from daemon.web.ups_rs import Steps
 from making import POLICY, received
 from ports import free_port, served
 from triage.errors import ConflictError

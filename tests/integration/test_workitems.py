@@ -10,7 +10,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy import Engine
-from stepping import ALL, PENDING, PULL, PUSH, QUERY, WATCH, Ward, keys, ward
+from wards import ALL, PENDING, PULL, PUSH, QUERY, WATCH, Ward, keys, ward
 
 from making import received
 from triage.errors import ConflictError

@@ -11,6 +11,7 @@ from triage.records.settled import last_numbers
 from triage.records.store import Store
 from triage.records.tables import events, instances
 from triage.study import Event, EventKind
+from triage.worklist import count_up_to
 
 _ID, _AT = events.c.event_id, events.c.at
 _MOST = 1000
@@ -63,7 +64,7 @@ class History:
 
     def rank(self, connection: Connection, study_instance_uid: str) -> int:
         """Place of an open study; 0 if it is read or not held. Grows with the open studies, not with those read."""
-        found = connection.execute(text(_RANK.format(now=self._store.clock.now)), {"uid": study_instance_uid})
+        found = connection.execute(text(count_up_to(self._store.clock, if_open=True)), {"uid": study_instance_uid})
         return int(found.scalar_one())
 
     def of_study(self, study_instance_uid: str) -> list[Event]:
@@ -103,18 +104,3 @@ def _among_last(key: Column[int], end: int) -> ScalarSelect[int]:
 def _event(row: Any) -> Event:  # noqa: ANN401 - a row mapping
     told = {name: row[name] for name in ("event_id", "at", "who", "words", "rank_from", "rank_to")}
     return Event(**told, kind=EventKind(row["kind"]))
-
-
-# The order of `triage/worklist.py`, asked for one study: how many stand before it, and itself.
-_RANK = """
-WITH own AS (
-    SELECT clinical_priority, CASE WHEN flagged OR overdue_at <= {now} THEN 0 ELSE 1 END AS class,
-           waiting_since, study_instance_uid
-    FROM studies WHERE study_instance_uid = :uid AND status <> 'read'
-)
-SELECT count(*) FROM studies AS s, own
-WHERE s.status <> 'read'
-  AND (s.clinical_priority, CASE WHEN s.flagged OR s.overdue_at <= {now} THEN 0 ELSE 1 END,
-       s.waiting_since, s.study_instance_uid)
-   <= (own.clinical_priority, own.class, own.waiting_since, own.study_instance_uid)
-"""

@@ -37,6 +37,7 @@ from triage.errors import CursorError
 from triage.records.store import Store
 from triage.records.tables import IS_UNREAD, UtcDateTime, studies
 from triage.study import Analysis, ClinicalPriority, WorklistEntry
+from triage.worklist import count_up_to, terms
 
 
 class View(StrEnum):
@@ -168,8 +169,8 @@ class Listing:
         if asked.sort is Sort.RANK:
             query = query.order_by(_WORKLIST.c.rank)
             if after is not None:
-                place = text(_AFTER.format(now=self._store.clock.now)).bindparams(uid=after["uid"])
-                query = query.where(place)
+                before = f"rank > ({count_up_to(self._store.clock, if_open=False)})"
+                query = query.where(text(before).bindparams(uid=after["uid"]))
         else:
             query = _in_order(query, asked.sort, after)
         return query if asked.limit is None else query.limit(asked.limit + 1)
@@ -209,10 +210,10 @@ class Listing:
 
     def _standing(self, study_instance_uid: str) -> Select[Any]:
         """Where a study stands in every order, by what can change and what cannot."""
-        is_top = studies.c.flagged | (studies.c.overdue_at <= self._store.now())
+        _, place_class, _, _ = terms("studies", self._store.clock)
         keys = [key.label(sort.name) for sort, (key, _) in _keys(studies).items()]
         columns = studies.c.clinical_priority, studies.c.waiting_since, studies.c.status_at
-        stands = select(studies.c.study_instance_uid.label("uid"), case((is_top, 0), else_=1).label("class"), *columns)
+        stands = select(studies.c.study_instance_uid.label("uid"), literal_column(place_class).label("class"), *columns)
         return stands.add_columns(*keys).where(studies.c.study_instance_uid == study_instance_uid)
 
 
@@ -301,16 +302,3 @@ def _read_entry(row: RowMapping) -> WorklistEntry:
         "why": f"{priority if priority == 'STAT' else priority.title()} order; {row['words']}; read",
     }
     return WorklistEntry(**values | said)
-
-
-# Behind a study in the order of `triage/worklist.py`, whether that has been read or not: so many stand before it.
-_AFTER = """
-rank > (
-SELECT count(*) FROM studies AS s
-WHERE s.status <> 'read'
-  AND (s.clinical_priority, CASE WHEN s.flagged OR s.overdue_at <= {now} THEN 0 ELSE 1 END,
-       s.waiting_since, s.study_instance_uid)
-   <= (SELECT clinical_priority, CASE WHEN flagged OR overdue_at <= {now} THEN 0 ELSE 1 END,
-              waiting_since, study_instance_uid
-       FROM studies WHERE study_instance_uid = :uid)
-)"""

@@ -54,7 +54,7 @@ class Accesses(BaseModel):
     entries: list[AccessShown] = Field(description="The newest first.")
 
 
-class Listing:
+class Auditing:
     """GET /api/audit."""
 
     def __init__(self, audit: Audit) -> None:

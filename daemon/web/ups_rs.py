@@ -17,19 +17,19 @@ from pydicom import Dataset
 
 from daemon.dicom.finding import Finding, Found
 from daemon.dicom.workitem import PROGRESS_CHARACTERS_MAX, progress
-from daemon.web.asking import asked
+from daemon.web.accepted import JSON as DICOM_JSON
+from daemon.web.accepted import need
+from daemon.web.acting import acting
 from daemon.web.channel import Channels
-from daemon.web.schemas import PROBLEM_TYPE, READER_MAX
+from daemon.web.schemas import PROBLEM_TYPE, READER_MAX, Uid
+from daemon.web.ups_query import asked
 from triage.records.subscriptions import ALL_WORKITEMS, FILTERED_WORKITEMS, Subscriptions
 from triage.records.workitems import Workitems
 from triage.workitem import StepState, Verdict, Workitem
 
 PREFIX = "/dicom-web"
-DICOM_JSON = "application/dicom+json"
-_ACCEPTED = (DICOM_JSON, "application/json", "application/*", "*/*")
 _READ = (DICOM_JSON, "application/json")
 
-Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 AeTitle = Annotated[str, Path(pattern=r"^[!-\[\]-~]{1,16}$")]
 
 # PS3.18 tables 11.6.3-1, 11.7.3-1, 11.8.3-1: status, and what the Warning header says.
@@ -88,10 +88,8 @@ async def _reason(request: Request) -> str:
 
 
 def _acceptable(request: Request) -> None:
-    """Raise StepError 406."""
-    accepted = request.headers.get("accept", "*/*").split(",")
-    if not any(kind.partition(";")[0].strip().lower() in _ACCEPTED for kind in accepted):
-        raise StepError(HTTPStatus.NOT_ACCEPTABLE)
+    """Raise RefusalError 406."""
+    need(request.headers.get("accept"), DICOM_JSON, "application/json")
 
 
 def failed(request: Request, error: Exception) -> Response:
@@ -213,7 +211,7 @@ class Steps:
 
 def _who(request: Request) -> str:
     """Who has signed in, where anybody has to; else the program, by its address."""
-    user = getattr(request.state, "user", None)
+    user = acting(request)
     return str(user.name if user else f"UPS-RS {request.client.host if request.client else ''}")[:READER_MAX]
 
 
