@@ -124,7 +124,7 @@ def test_the_state_table_of_the_standard_is_kept(site: Ward) -> None:
         assert [peer.change(ONE, state, T2) for state in ("COMPLETED", "CANCELED")] == [0xC301, 0xC301]
         assert peer.change(ONE, "SCHEDULED", T1) == 0xC303
         assert peer.set(ONE, TransactionUID=T2, ProcedureStepProgressInformationSequence=[keys()]) == 0xC301
-        assert peer.watch(2, ONE) == 0xC313
+        assert peer.watch(2, ONE) == 0xC312
         assert peer.state(ONE) == "IN PROGRESS"
         assert peer.change(ONE, "COMPLETED", T1) == 0
         assert [peer.change(ONE, state, T1) for state in ("IN PROGRESS", "CANCELED")] == [0xC300, 0xC300]
