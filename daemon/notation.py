@@ -63,8 +63,8 @@ def split_peer(text: str) -> tuple[str, IPv4Network | IPv6Network]:
     return ae_title.strip(), _network(text, ae_title, network)
 
 
-def split_subscriber(text: str) -> tuple[str, tuple[str, int]]:
-    """AE title, host and port of "AE@HOST:PORT". Raise ValueError."""
+def split_application(text: str, setting: str) -> tuple[str, tuple[str, int]]:
+    """AE title, host and port of "AE@HOST:PORT". Raise ValueError, naming the setting."""
     ae_title, _, where = text.rpartition("@")
     host, _, port = where.rpartition(":")
     if (
@@ -73,7 +73,7 @@ def split_subscriber(text: str) -> tuple[str, tuple[str, int]]:
         or not host
         or not (port.isascii() and port.isdecimal() and int(port) < _PORTS)
     ):
-        raise ValueError(f"ups_subscribers: {text!r} is not of the form AE@HOST:PORT")
+        raise ValueError(f"{setting}: {text!r} is not of the form AE@HOST:PORT")
     return ae_title.strip(), (host.strip("[]"), int(port))
 
 

@@ -16,10 +16,10 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from daemon.notation import (
     lacks_password,
     sender_network,
+    split_application,
     split_peer,
     split_proxy,
     split_role,
-    split_subscriber,
     with_password,
 )
 
@@ -197,7 +197,9 @@ class Settings(BaseSettings):
         for proxy in self.http_proxies:
             split_proxy(proxy)
         for subscriber in self.ups_subscribers:
-            split_subscriber(subscriber)
+            split_application(subscriber, "ups_subscribers")
+        if self.mwl_peer:
+            split_application(self.mwl_peer, "mwl_peer")
         for peer in self.hl7_peers:
             sender_network(peer)
         if not self.hl7_accession_fields or not all(map(_HL7_FIELD.fullmatch, self.hl7_accession_fields)):

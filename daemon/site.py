@@ -16,7 +16,7 @@ from daemon.web.dicomweb import dicomweb
 from daemon.web.drawing import Drawing
 from daemon.web.film import Films
 from daemon.web.server import Wings, build_app
-from daemon.web.stepping import Steps
+from daemon.web.ups_rs import Steps
 from triage.errors import Reason
 
 

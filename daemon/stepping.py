@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from daemon.dicom.finding import Finding
 from daemon.dicom.ups import Ups
-from daemon.notation import split_subscriber
+from daemon.notation import split_application
 from daemon.settings import Settings
 from daemon.telemetry import Pseudonym
 from triage.records.reading import Reading
@@ -53,5 +53,5 @@ class Stepping:
             return None
         from daemon.dicom.reporting import Reporter  # noqa: PLC0415 - pynetdicom, only where it is needed
 
-        addresses = dict(map(split_subscriber, settings.ups_subscribers))
+        addresses = dict(split_application(each, "ups_subscribers") for each in settings.ups_subscribers)
         return Reporter(subscriptions=self.subscriptions, ae_title=settings.dicom_ae_title, addresses=addresses)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +10,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 from pydicom import Dataset
 from sqlalchemy import Engine, update
 
@@ -24,8 +20,8 @@ from daemon.kept import StoredFile
 from daemon.spool import Spool, part10_header
 from daemon.web.dicomweb import dicomweb
 from daemon.web.server import Wings, build_app
-from daemon.web.serving import serve
 from making import CR, POLICY, data_set, encoded
+from ports import free_port, served
 from triage.records.archive import Archive
 from triage.records.intake import Intake
 from triage.records.queue import Queue
@@ -69,7 +65,7 @@ class Held:
     engine: Engine
     folder: Path
     base: str = ""
-    client: httpx.Client = field(default_factory=httpx.Client)
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(verify=False))
 
     def __post_init__(self) -> None:
         self.store = Store(self.engine)
@@ -108,31 +104,10 @@ class Held:
 
 @contextmanager
 def serving(held: Held) -> Iterator[Held]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
     state: dict[str, Any] = {"ready": True, "missing": []}
     decoder = Decoder()
     routes = dicomweb(held.archive, held.kept, decoder)
     app = build_app(Reading(held.store), Queue(held.store, POLICY), [], lambda: state, wings=Wings(dicomweb=routes))
-    stop = threading.Event()
-    server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))
-    server.start()
-    held.base = f"http://127.0.0.1:{port}"
-    with httpx.Client(timeout=60) as held.client:
-        _wait(held)
+    with served(app, free_port()) as held.base, httpx.Client(timeout=60, verify=False) as held.client:
         yield held
-    stop.set()
-    server.join(20)
     decoder.close()
-    assert not server.is_alive()
-
-
-def _wait(held: Held) -> None:
-    for _ in range(100):
-        try:
-            assert held.client.get(f"{held.base}/api/health/live").status_code == 200
-        except httpx.ConnectError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail("the server does not answer")

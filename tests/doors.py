@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 import httpx
 from fastapi import FastAPI
@@ -30,9 +29,10 @@ from daemon.web.login import Entrance
 from daemon.web.oidc import Client, Provider
 from daemon.web.peer import Peers
 from daemon.web.server import Wings, build_app
-from daemon.web.serving import serve
-from daemon.web.stepping import Steps
+from daemon.web.ups_rs import Steps
 from making import received
+from ports import free_port, served
+from triage.passwords import hash_password
 from triage.policy import Policy
 from triage.records.archive import Archive
 from triage.records.audit import Audit
@@ -47,6 +47,8 @@ from triage.records.users import Users
 from triage.user import Access, Role
 
 PASSWORD = "correct horse battery"
+# A hash takes 64 MiB and a tenth of a second by design; each password of the tests gets one.
+hashed_once = cache(hash_password)
 POLICY = Policy()
 OWN_PAGE = {"sec-fetch-site": "same-origin"}
 
@@ -105,7 +107,7 @@ class House:
 
     def _client(self, headers: dict[str, str]) -> Browser:
         """Closed at the end, if not before."""
-        self.clients.append(Browser(base_url=self.url, headers=headers, timeout=30))
+        self.clients.append(Browser(base_url=self.url, headers=headers, timeout=30, verify=False))
         return self.clients[-1]
 
     def signed_in(self, name: str, password: str = PASSWORD) -> httpx.Client:
@@ -124,11 +126,6 @@ class House:
     def change(self, statement: str, **values: Any) -> None:
         with self.engine.begin() as connection:
             connection.execute(text(statement), values)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def all_wings(store: Store, folder: Path, entrance: Entrance, decoder: Decoder) -> Wings:
@@ -173,29 +170,10 @@ def open_house(engine: Engine, folder: Path, client: Client | None = None, **pee
         lambda: ready,
         wings=all_wings(store, folder, entrance, decoder),
     )
-    stop = threading.Event()
-    server = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))
-    server.start()
     house = House(f"http://127.0.0.1:{port}", engine, entrance, app, clock)
-    wait_until_live(house.url)
-    try:
-        yield house
-    finally:
-        for each in house.clients:
-            each.close()
-        stop.set()
-        server.join(15)
-        decoder.close()
-    assert not server.is_alive()
-
-
-def wait_until_live(url: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
+    with decoder, served(app, port), patch("triage.records.users.hash_password", hashed_once):
         try:
-            assert httpx.get(f"{url}/api/health/live").status_code == 200
-        except httpx.ConnectError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        else:
-            return
+            yield house
+        finally:
+            for each in house.clients:
+                each.close()

@@ -15,10 +15,11 @@ BOTH = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
 
 class Watcher:
-    """What a subscriber has been told: workitem and state, in order."""
+    """What a subscriber has been told: workitem and state, in order; and which it was asked to cancel, by whom, why."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, str, str]] = []
         self.status = 0
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -38,5 +39,9 @@ class Watcher:
     def _hear(self, event: Any) -> tuple[int, None]:
         if not self.status:
             information = event.event_information
+            if event.request.EventTypeID == 2:
+                uid, who = str(event.request.AffectedSOPInstanceUID), str(information.RequestingAE)
+                self.asked.append((uid, who, str(information.ReasonForCancellation)))
+                return self.status, None
             self.told.append((str(event.request.AffectedSOPInstanceUID), str(information.ProcedureStepState)))
         return self.status, None

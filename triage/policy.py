@@ -225,6 +225,12 @@ def pending(policy: Policy) -> Priority:
     return Priority(analysis=Analysis.PENDING, words="not yet analysed", policy_version=policy.version)
 
 
+def of_object(looks: Sequence[Priority]) -> Priority:
+    """What all looks at one object come to: one that failed takes nothing from another, nor does it count beside it."""
+    analysed = [look for look in looks if look.analysis is Analysis.ANALYSED]
+    return max(analysed or looks, key=lambda look: (look.flagged, look.p_pneumonia or 0.0))
+
+
 def combine(priorities: Sequence[Priority], open_jobs: int, policy: Policy) -> Priority:
     """The priority of a study from those of its instances: the highest so far, whatever the order of arrival.
 

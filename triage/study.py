@@ -48,6 +48,7 @@ class EventKind(StrEnum):
     RELEASED = "released"
     READ = "read"
     OPINION = "opinion"
+    CANCEL_ASKED = "cancel_asked"
 
 
 class Opinion(StrEnum):

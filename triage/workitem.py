@@ -50,6 +50,7 @@ class Verdict(IntEnum):
     NOT_HELD = 0xC307
     NOT_IN_PROGRESS = 0xC310
     COMPLETED_BEFORE_CANCEL = 0xC311
+    UNHEARD = 0xC312
     KEEPS_ON = 0xC313
 
     @property
@@ -109,10 +110,19 @@ _VERDICTS: dict[StepState, dict[StepState, Verdict]] = {
 
 
 def cancel_verdict(state: StepState) -> Verdict:
-    """Of a request to cancel, by who is not the performer (PS3.4 CC.2.2): a study that waits has to be read."""
-    if state is StepState.CANCELED:
-        return Verdict.ALREADY_CANCELED
-    return Verdict.COMPLETED_BEFORE_CANCEL if state is StepState.COMPLETED else Verdict.KEEPS_ON
+    """Of a request to cancel, by who is not the performer (PS3.4 CC.2.2): a study that waits has to be read.
+
+    Whether one that is read goes on being read is for its performer to say, who is told of the request.
+    """
+    return _CANCEL_VERDICTS[state]
+
+
+_CANCEL_VERDICTS = {
+    StepState.SCHEDULED: Verdict.KEEPS_ON,
+    StepState.IN_PROGRESS: Verdict.DONE,
+    StepState.COMPLETED: Verdict.COMPLETED_BEFORE_CANCEL,
+    StepState.CANCELED: Verdict.ALREADY_CANCELED,
+}
 
 
 def new_workitem_uid() -> str:

@@ -44,13 +44,17 @@ CLOCKS = {
     ),
 }
 
+
+def terms(rows: str, clock: Clock) -> tuple[str, str, str, str]:
+    """The order of the worklist, as expressions on ``rows`` of studies: the smallest is read first."""
+    top = f"CASE WHEN {rows}.flagged OR {rows}.overdue_at <= {clock.now} THEN 0 ELSE 1 END"
+    return f"{rows}.clinical_priority", top, f"{rows}.waiting_since", f"{rows}.study_instance_uid"
+
+
 _READING_WORKLIST = """
 SELECT
     row_number() OVER (
-        ORDER BY s.clinical_priority,
-                 CASE WHEN s.flagged OR s.overdue_at <= {now} THEN 0 ELSE 1 END,
-                 s.waiting_since,
-                 s.study_instance_uid
+        ORDER BY {order}
     ) AS rank,
     s.study_instance_uid,
     s.accession_number,
@@ -91,4 +95,15 @@ WHERE s.status <> 'read'
 def reading_worklist(clock: Clock) -> str:
     """SELECT text of the ``reading_worklist`` view: one row an unread study or one being read."""
     waiting = clock.seconds_since.format(column="s.waiting_since")
-    return _READING_WORKLIST.format(now=clock.now, waiting_seconds=waiting).strip()
+    order = ",\n                 ".join(terms("s", clock))
+    return _READING_WORKLIST.format(now=clock.now, order=order, waiting_seconds=waiting).strip()
+
+
+def count_up_to(clock: Clock, *, if_open: bool) -> str:
+    """SELECT text: how many open studies stand before the study ``:uid``, itself included if it is open.
+
+    Grows with the open studies, not with those read. ``if_open``: 0 for a study that was read.
+    """
+    own = f"SELECT {', '.join(terms('own', clock))} FROM studies AS own WHERE own.study_instance_uid = :uid"
+    own += " AND own.status <> 'read'" if if_open else ""
+    return f"SELECT count(*) FROM studies AS s WHERE s.status <> 'read' AND ({', '.join(terms('s', clock))}) <= ({own})"

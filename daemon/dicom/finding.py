@@ -19,6 +19,13 @@ _NO_KEYS = frozenset({"SpecificCharacterSet", "TimezoneOffsetFromUTC"})
 _ENDED_MAX = 1000
 # Where keys stand in sequences.
 _LOOKED_INTO_MAX = 5000
+# Times as many as are wanted.
+_TRIED_FIRST = 2
+# Keys in sequences whose values are the study's own.
+_OF_STUDY = {
+    "ReferencedRequestSequence": ("AccessionNumber", "StudyInstanceUID"),
+    "InputInformationSequence": ("StudyInstanceUID",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +54,26 @@ class Finding:
         """Raise what pydicom raises for keys that cannot be read."""
         texts, sequences, ignored = _split(keys)
         wanted = offset + min(most or self.most, self.most)
-        # The first page of all that wait, which viewers ask for again and again, does not cost all that wait.
-        enough = None if sequences or texts.keys() - {"ProcedureStepState"} else wanted + 1
-        candidates = [item for item in self._candidates(texts, enough) if _fits(plain(item), texts)]
-        looked_at = candidates[:_LOOKED_INTO_MAX] if sequences else candidates
-        fitting = self._holding(looked_at, sequences) if sequences else candidates
+        # Most queries find their first page among the first that may match: then it does not cost all that wait.
+        enough = _TRIED_FIRST * (wanted + 1)
+        fitting, is_cut = self._fitting(texts, sequences, enough)
+        if is_cut and len(fitting) <= wanted:
+            fitting, is_cut = self._fitting(texts, sequences, None)
         items = fitting[offset:wanted]
         films = self.workitems.films({item.study_instance_uid for item in items})
-        is_cut = len(fitting) > wanted or len(candidates) > len(looked_at)
-        return Found(items=items, films=films, is_cut=is_cut, ignored=ignored)
+        return Found(items=items, films=films, is_cut=is_cut or len(fitting) > wanted, ignored=ignored)
+
+    def _fitting(
+        self, texts: Mapping[str, str], sequences: Sequence[DataElement], enough: int | None
+    ) -> tuple[list[Workitem], bool]:
+        """Those that match, and whether there may be more. Looked at are the first ``enough`` that may, or all."""
+        found = self._candidates({**_inside(sequences), **texts}, enough)
+        candidates = [item for item in found if _fits(plain(item), texts)]
+        is_cut = enough is not None and len(found) >= enough
+        if not sequences:
+            return candidates, is_cut
+        looked_at = candidates[:_LOOKED_INTO_MAX]
+        return self._holding(looked_at, sequences), is_cut or len(candidates) > len(looked_at)
 
     def data_set(self, item: Workitem, found: Found) -> Dataset:
         return data_set(item, found.films.get(item.study_instance_uid, ()), self.retrieve_ae)
@@ -67,7 +85,7 @@ class Finding:
             return self.workitems.named([uid.strip(" \0") for uid in uids.split("\\")[:_ENDED_MAX]])
         state = texts.get("ProcedureStepState", "*")
         is_one = state in list(StepState)
-        items = [] if state in FINAL else self.workitems.open(StepState(state) if is_one else None, enough)
+        items = [] if state in FINAL else self.workitems.open(StepState(state) if is_one else None, enough, texts)
         if (is_one and state not in FINAL) or (enough and len(items) >= enough):
             return items
         return items + self.workitems.ended(_ENDED_MAX)
@@ -98,6 +116,12 @@ def _split(keys: Dataset) -> tuple[dict[str, str], list[DataElement], bool]:
         elif element.VR == "SQ" and element.value and len(element.value[0]):
             sequences.append(element)
     return {keyword: key for keyword, key in texts.items() if key not in {"", "*"}}, sequences, ignored
+
+
+def _inside(sequences: Sequence[DataElement]) -> dict[str, str]:
+    """Keys in the first items of sequences that only one value of a study can match."""
+    asked = [(element, keyword) for element in sequences for keyword in _OF_STUDY.get(element.keyword, ())]
+    return {keyword: text(element.value[0][keyword]) for element, keyword in asked if keyword in element.value[0]}
 
 
 def text(element: DataElement) -> str:

@@ -17,14 +17,13 @@ from pynetdicom import AE, build_role
 from pynetdicom.association import Association
 
 from daemon.dicom.association import silence_libraries
-from daemon.dicom.workitem import UPS_PUSH, state_report
+from daemon.dicom.workitem import UPS_PUSH, event_information, event_type
 from daemon.metrics import UPS_REPORTS
 from daemon.telemetry import describe, log
 from triage.records.store import DatabaseError
 from triage.records.subscriptions import Notice, Subscriptions
 
 UPS_EVENT = "1.2.840.10008.5.1.4.34.6.4"
-STATE_REPORT = 1
 SUCCESS = 0x0000
 _LOOK_SECONDS = 0.5
 _PAUSE_SECONDS_MAX = 60.0
@@ -115,10 +114,9 @@ class Reporter:
 
 
 def _report(association: Association, notice: Notice, message_id: int) -> None:
-    information = state_report(notice)
     try:
         status, _ = association.send_n_event_report(
-            information, STATE_REPORT, UPS_PUSH, notice.workitem_uid, message_id, UPS_EVENT
+            event_information(notice), event_type(notice), UPS_PUSH, notice.workitem_uid, message_id, UPS_EVENT
         )
     except (RuntimeError, ValueError) as error:
         raise UnheardError("UPS Event was not accepted, or the association ended") from error

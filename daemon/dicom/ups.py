@@ -15,9 +15,9 @@ from daemon.dicom.exchange import OUT_OF_RESOURCES, PENDING, PENDING_KEYS_IGNORE
 from daemon.dicom.finding import Finding, Found
 from daemon.dicom.workitem import CHARACTER_SET, PROGRESS, PROGRESS_CHARACTERS_MAX, progress, put
 from daemon.telemetry import Pseudonym, log
-from triage.records.subscriptions import ALL_WORKITEMS, Subscriptions
+from triage.records.subscriptions import ALL_WORKITEMS, FILTERED_WORKITEMS, Subscriptions
 from triage.records.workitems import Workitems
-from triage.workitem import StepState, Verdict, cancel_verdict
+from triage.workitem import StepState, Verdict
 
 UPS_WATCH = "1.2.840.10008.5.1.4.34.6.2"
 UPS_PULL = "1.2.840.10008.5.1.4.34.6.3"
@@ -31,6 +31,7 @@ NO_SUCH_ACTION = 0x0123
 RESOURCE_LIMITATION = 0x0213
 OPTIONAL_NOT_SUPPORTED = 0x0001
 LOCK_NOT_GRANTED = 0xB301
+NOT_APPROPRIATE = 0xC315
 
 WORDS = {
     Verdict.ENDED: "the workitem may no longer be updated",
@@ -41,6 +42,7 @@ WORDS = {
     Verdict.NOT_HELD: "no such workitem is held",
     Verdict.NOT_IN_PROGRESS: "it is not IN PROGRESS",
     Verdict.COMPLETED_BEFORE_CANCEL: "it is COMPLETED already",
+    Verdict.UNHEARD: "nobody has subscribed to it: its performer cannot be told",
     Verdict.KEEPS_ON: "the study has to be read: it is not cancelled",
 }
 
@@ -122,8 +124,8 @@ class Ups:
     def watch(self, question: Question) -> Iterator[Reply]:
         action, uid = question.action, question.sop_instance_uid
         if action == REQUEST_CANCEL:
-            item = self.workitems.get(uid)
-            yield _refusal(cancel_verdict(item.state) if item else Verdict.NOT_HELD)
+            reason = str(question.data_set.get("ReasonForCancellation", "") or "").strip()
+            yield _refusal(self.workitems.ask_to_cancel(uid, question.calling_ae, reason))
         elif action in {SUBSCRIBE, UNSUBSCRIBE, SUSPEND}:
             yield self._subscription(action, uid, question.data_set)
         else:
@@ -134,6 +136,8 @@ class Ups:
         ae_title = str(asked.get("ReceivingAE", "")).strip()
         if not ae_title or len(ae_title) > 16:  # noqa: PLR2004 - VR AE
             return Reply(status=INVALID_ARGUMENT, comment="no Receiving AE")
+        if uid == FILTERED_WORKITEMS:
+            return Reply(status=NOT_APPROPRIATE, comment="no filtered subscriptions: subscribe to all")
         if uid != ALL_WORKITEMS and (action == SUSPEND or self.workitems.get(uid) is None):
             return _refusal(Verdict.NOT_HELD)
         verbs = {SUBSCRIBE: self.subscriptions.subscribe, UNSUBSCRIBE: self.subscriptions.unsubscribe}

@@ -22,6 +22,7 @@ from triage.study import ClinicalPriority
 from triage.workitem import StepState, Workitem
 
 UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
+STATE_REPORT, CANCEL_REQUESTED = 1, 2
 CHARACTER_SET = "ISO_IR 192"
 # What performers may say of their work; the rest is ours to say.
 PROGRESS = ("ProcedureStepProgressInformationSequence", "UnifiedProcedureStepPerformedProcedureSequence")
@@ -109,9 +110,21 @@ def sequence(item: Workitem, keyword: str, films: Sequence[Mapping[str, str]], r
     return said
 
 
-def state_report(notice: Notice) -> Dataset:
-    """Event Information of a UPS State Report (PS3.4 table CC.2.4-1)."""
+def event_type(notice: Notice) -> int:
+    """Event Type ID, PS3.4 table CC.2.4-1."""
+    return CANCEL_REQUESTED if notice.asked_by else STATE_REPORT
+
+
+def event_information(notice: Notice) -> Dataset:
+    """Of a UPS State Report or UPS Cancel Requested (PS3.4 table CC.2.4-1)."""
     made = Dataset()
+    if notice.asked_by:
+        # Programs and people over HTTP have names that no AE title holds.
+        put(made, "RequestingAE", re.sub(r"[^ -\[\]-~]", "", notice.asked_by)[:16].strip() or "UNKNOWN")
+        put(made, "ContactDisplayName", notice.asked_by)
+        put(made, "ReasonForCancellation", notice.reason)
+        put(made, "SpecificCharacterSet", CHARACTER_SET)
+        return made
     put(made, "InputReadinessState", "READY")
     put(made, "ProcedureStepState", notice.state)
     return made

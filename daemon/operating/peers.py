@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from daemon.dicom.echo import echo
-from daemon.notation import split_subscriber
+from daemon.notation import split_application
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.settings import Settings
 
@@ -17,7 +17,7 @@ def look_at_peers(settings: Settings) -> Iterator[Verdict]:
     called = [("ups_subscribers", each) for each in settings.ups_subscribers]
     called += [("mwl_peer", settings.mwl_peer)] if settings.mwl_peer else []
     for setting, text in called:
-        peer, address = split_subscriber(text)
+        peer, address = split_application(text, setting)
         found = echo(peer, address, settings.dicom_ae_title, _SECONDS)
         words = f"{setting} {text}"
         if found.accepted:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from daemon.absence import Absence
 from daemon.dicom.enquiry import ModalityWorklist
-from daemon.notation import sender_network
+from daemon.notation import sender_network, split_application
 from daemon.orders.desk import Desk
 from daemon.orders.enquirer import PAUSE_SECONDS_MAX, STUDIES_A_TURN, Enquirer
 from daemon.orders.framing import Limits
@@ -79,13 +79,12 @@ def _listen(settings: Settings, store: Store, absence: Absence, beat: Callable[[
 
 
 def _enquirer(settings: Settings, store: Store, pseudonym: Pseudonym, absence: Absence) -> Enquirer:
-    name, _, where = (settings.mwl_peer or "NONE@localhost:104").rpartition("@")
-    host, _, port = where.rpartition(":")
+    name, (host, port) = split_application(settings.mwl_peer or "NONE@localhost:104", "mwl_peer")
     worklist = ModalityWorklist(
         ae_title=settings.dicom_ae_title,
         peer_ae_title=name,
-        host=host.strip("[]"),
-        port=int(port),
+        host=host,
+        port=port,
         seconds=settings.mwl_seconds,
     )
     return Enquirer(

@@ -11,9 +11,8 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request, cookie_parser
 from starlette.types import Message, Receive, Scope
 
+from daemon.web.who import COOKIE, plain
 from triage.user import User
-
-READER_COOKIE = "triage_reader"
 
 
 def acting(request: Request) -> User | None:
@@ -30,14 +29,13 @@ def cookies(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 def said_reader(scope: Scope) -> str:
     """What the browser calls its reader where nobody signs in."""
-    name = unquote(cookies(scope["headers"]).get(READER_COOKIE, ""))
-    return "".join(character for character in name if character.isprintable())[:64]
+    return plain(unquote(cookies(scope["headers"]).get(COOKIE, "")))
 
 
 def admit(scope: Scope, user: User) -> Scope:
     """The request of ``user``: its cookies are the reader's name alone."""
     kept = [(name, value) for name, value in scope["headers"] if name not in {b"cookie", b"authorization"}]
-    kept.append((b"cookie", f"{READER_COOKIE}={quote(user.name, safe='')}".encode()))
+    kept.append((b"cookie", f"{COOKIE}={quote(user.name, safe='')}".encode()))
     return {**scope, "headers": kept, "state": {**scope.get("state", {}), "user": user}}
 
 

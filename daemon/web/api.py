@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
 
-from daemon.web.asked import Filters
 from daemon.web.bodies import OpinionBody, Opinions, PriorityBody, Requeued, Share, StudyEvents
+from daemon.web.filters import Filters
 from daemon.web.schemas import MaybeReaderName, ReaderName, Study, Uid, Worklist, failures
-from daemon.web.stream import told
 from daemon.web.who import who
 from triage.records.queue import Queue
 from triage.records.reading import Reading
@@ -70,7 +69,7 @@ class Api:
         Without parameters it is all of it. While pages are asked for, studies go on moving: `version` tells whether
         any has.
         """
-        version = told(self._reading.history.latest())
+        version = self._reading.history.version()
         page = self._reading.listing.page(filters.asked())
         return {
             "generated_at": datetime.now(UTC),
@@ -78,6 +77,7 @@ class Api:
             "waiting_limit_minutes": self._queue.policy.waiting_limit_minutes,
             "version": version,
             "count": len(page.entries),
+            "total": page.total,
             "entries": [asdict(entry) for entry in page.entries],
             "next_cursor": page.cursor,
         }

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from fastapi.concurrency import run_in_threadpool
 
-from daemon.dicom.workitem import UPS_PUSH, state_report
+from daemon.dicom.workitem import UPS_PUSH, event_information, event_type
 from daemon.telemetry import describe, log
 from daemon.web.shield import is_foreign
 from triage.records.store import DatabaseError
@@ -91,8 +91,8 @@ class Channels:
             "00000002": {"vr": "UI", "Value": [UPS_PUSH]},
             "00000110": {"vr": "US", "Value": [next(self._messages) % 65536]},
             "00001000": {"vr": "UI", "Value": [notice.workitem_uid]},
-            "00001002": {"vr": "US", "Value": [1]},
-            **state_report(notice).to_json_dict(),
+            "00001002": {"vr": "US", "Value": [event_type(notice)]},
+            **event_information(notice).to_json_dict(),
         }
 
 

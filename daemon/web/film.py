@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
@@ -18,13 +18,11 @@ from PIL import Image
 from daemon.decoder import Decoder
 from daemon.kept import Kept, verify
 from daemon.telemetry import log
+from daemon.web.rendering import Rendering
 from daemon.web.schemas import Uid, failures
-from triage.card import Preprocessing
 from triage.errors import BusyError, NotAnalysed, Reason, StudyNotFoundError
 from triage.records.reading import Reading
-from triage.study import Header
 
-_WAIT_SECONDS = 30.0
 _CHUNK_BYTES = 256 * 1024
 _GREYS = {8: 2**8 - 1, 16: 2**16 - 1}
 # These may pass: the same film can be drawn later.
@@ -53,12 +51,11 @@ Window = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Films:
-    """One film at a time: readers must not take the processor from the films that wait."""
+    """Of studies, by their place in them."""
 
     reading: Reading
     kept: Kept
     decoder: Decoder
-    turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api/studies/{uid}")
@@ -108,31 +105,14 @@ class Films:
             raise _refused(Reason.PIXELS_UNREADABLE) from None
 
     def _decoded(self, sha256: str, size: int) -> NDArray[np.float32]:
-        """(H, W) in [0, 1]. The sandbox gives squares: it is drawn out to the film's own sides again."""
-        if not self.turn.acquire(timeout=_WAIT_SECONDS):
-            raise BusyError("other films are being drawn")
         try:
-            with self.kept.reading(sha256) as path:
-                look = self.decoder.look(path, sha256=sha256, gate=anything, preprocessing=_as_large(size))
+            return self._rendering.film(sha256, size)
         except NotAnalysed as outcome:
             raise _refused(outcome.reason) from None
-        finally:
-            self.turn.release()
-        if look.pixels is None or look.shape is None:
-            raise _refused(look.reason or Reason.DECODE_ERROR)
-        share = min(1.0, size / max(look.shape))
-        rows, columns = (max(1, round(side * share)) for side in look.shape)
-        film = Image.fromarray(look.pixels).resize((columns, rows), Image.Resampling.BILINEAR)
-        return np.clip(np.asarray(film, np.float32), 0.0, 1.0)
 
-
-def anything(header: Header) -> Reason | None:  # noqa: ARG001 - a gate, which here stands open
-    """Every film may be looked at; only those for the network are chosen."""
-    return None
-
-
-def _as_large(size: int) -> Preprocessing:
-    return Preprocessing(size_px=size, stretch_percentiles=(0.0, 100.0), mean=0.0, std=1.0)
+    @cached_property
+    def _rendering(self) -> Rendering:
+        return Rendering(kept=self.kept, decoder=self.decoder)
 
 
 def _refused(reason: Reason) -> Exception:

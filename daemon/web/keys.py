@@ -17,6 +17,8 @@ from triage.records.users import Users
 from triage.user import User
 
 _BEARER = "bearer "
+# Of the session.
+COOKIE = "triage_session"
 
 
 @dataclass(frozen=True)
@@ -84,4 +86,4 @@ class Keys:
 
     def _cookie(self, scope: Scope) -> str:
         """With a prefix by which browsers refuse it from neighbouring hosts and without TLS (RFC 6265bis 4.1.3)."""
-        return "__Host-triage_session" if self.peers.is_secure(scope) else "triage_session"
+        return f"__Host-{COOKIE}" if self.peers.is_secure(scope) else COOKIE

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from secrets import token_urlsafe
-from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import Scope
 
@@ -18,9 +17,10 @@ from daemon.trail import Trail
 from daemon.web import page
 from daemon.web.acting import acting, cookies
 from daemon.web.attempts import WINDOW_SECONDS, Attempts
+from daemon.web.audit import Auditing
 from daemon.web.door import Door
+from daemon.web.forms import Form
 from daemon.web.keys import Keys
-from daemon.web.listing import Listing
 from daemon.web.oidc import BACK, SignInError
 from daemon.web.waiting import Waiting
 from triage.passwords import PASSWORD_MAX
@@ -30,13 +30,6 @@ from triage.user import NAME_MAX, Access, Outcome, User
 
 _AWAY_SECONDS = 600
 _WRONG = "Name or password is wrong."
-
-
-async def _form(request: Request) -> dict[str, str]:
-    return dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
-
-
-Form = Annotated[dict[str, str], Depends(_form)]
 
 
 @dataclass
@@ -52,7 +45,7 @@ class Entrance:
     def attach(self, app: FastAPI) -> None:
         """Before the shield is: it stays outermost."""
         app.include_router(self.router())
-        app.include_router(Listing(self.audit).router())
+        app.include_router(Auditing(self.audit).router())
         app.include_router(Waiting(self.orders).router())
         app.add_middleware(Door, keys=self.keys, trail=self.trail)
 

@@ -31,6 +31,7 @@ _HAPPENED = {
     EventKind.RELEASED: "released",
     EventKind.READ: "read",
     EventKind.OPINION: "opinion on the analysis",
+    EventKind.CANCEL_ASKED: "asked to be cancelled",
 }
 _YEARS_IN_MONTHS = 2.0
 _DAY_MINUTES = 24 * 60

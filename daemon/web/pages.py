@@ -8,17 +8,16 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from secrets import token_hex
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 
 from daemon.web import page
-from daemon.web.asked import Filters
+from daemon.web.filters import Filters
+from daemon.web.forms import Form
 from daemon.web.health import Health
 from daemon.web.schemas import READER_MAX, Uid
-from daemon.web.stream import told
 from daemon.web.who import plain, remember, who
 from triage.errors import ConflictError
 from triage.records.queue import Queue
@@ -29,13 +28,6 @@ PAGE_ROWS = 200
 Verb = Literal["start", "read", "release", "agree", "disagree", "unsure", "stat", "urgent", "routine", "reanalyse"]
 _OPINIONS = {opinion.value: opinion for opinion in Opinion}
 _PRIORITIES = {priority.name.lower(): priority for priority in ClinicalPriority}
-
-
-async def _form(request: Request) -> dict[str, str]:
-    return dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
-
-
-Form = Annotated[dict[str, str], Depends(_form)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +52,7 @@ class Pages:
 
     def worklist(self, request: Request, filters: Annotated[Filters, Query()]) -> Response:
         """A page of it, and the counts of all."""
-        version = told(self.reading.history.latest())
+        version = self.reading.history.version()
         asked = filters.asked(PAGE_ROWS)
         shown = self.reading.listing.page(asked)
         totals = self.reading.listing.totals()
@@ -87,7 +79,7 @@ class Pages:
         """All that is known of one study, and its film. Who opens it stands in its history."""
         reader = who(request)
         self.reading.history.note_opened(uid, reader)
-        version = told(self.reading.history.latest())
+        version = self.reading.history.version()
         return html(
             "study.html",
             study=self.reading.study(uid),

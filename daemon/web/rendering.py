@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from daemon.decoder import Decoder, Look
+from daemon.decoder import Decoder
 from daemon.kept import Kept
 from triage.card import Preprocessing
 from triage.errors import BusyError, NotAnalysed, Reason
@@ -33,32 +34,32 @@ class Rendering:
 
     def picture(self, sha256: str, media_type: str) -> bytes:
         """Windowed as stored, bright = dense, at most 2048 pixels a side. Raise NotAnalysed, BusyError."""
+        greys = np.rint(self.film(sha256, _SIDE_MAX) * 255).astype(np.uint8)
+        written = io.BytesIO()
+        Image.fromarray(greys).save(written, _FORMATS[media_type])  # pixels alone, no text beside them
+        return written.getvalue()
+
+    def film(self, sha256: str, side_max: int) -> NDArray[np.float32]:
+        """(H, W) in [0, 1], its longer side as it is or ``side_max``. Raise NotAnalysed, BusyError."""
         if not self.turn.acquire(timeout=_WAIT_SECONDS):
-            raise BusyError("other pictures are being drawn")
+            raise BusyError("other films are being drawn")
         try:
             with self.kept.reading(sha256) as path:
-                shape = self._look(path, sha256, _SIDE_MIN).shape or (1, 1)
-                side = min(max(shape), _SIDE_MAX)
-                look = self._look(path, sha256, max(side, _SIDE_MIN))
+                pixels, shape = self._look(path, sha256, side_max)
+                side = max(*shape, _SIDE_MIN)
+                if side < side_max:  # the sandbox gives squares: this one was drawn out
+                    pixels, shape = self._look(path, sha256, side)
         finally:
             self.turn.release()
-        return _encoded(look, _FORMATS[media_type], side)
+        share = min(1.0, side_max / max(shape))
+        rows, columns = (max(1, round(length * share)) for length in shape)
+        drawn = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR)
+        return np.clip(np.asarray(drawn, np.float32), 0.0, 1.0)
 
-    def _look(self, path: Path, sha256: str, size_px: int) -> Look:
-        """The sandbox gives squares only: a first look says how long the film is."""
+    def _look(self, path: Path, sha256: str, size_px: int) -> tuple[NDArray[np.float32], tuple[int, int]]:
+        """A square of it, and rows and columns that it has."""
         whole = Preprocessing(size_px=size_px, stretch_percentiles=(0.0, 100.0), mean=0.0, std=1.0)
         look = self.decoder.look(path, sha256=sha256, gate=ungated, preprocessing=whole)
         if look.pixels is None or look.shape is None:
             raise NotAnalysed(look.reason or Reason.DECODE_ERROR)
-        return look
-
-
-def _encoded(look: Look, form: str, side: int) -> bytes:
-    """Pixels alone, no text beside them."""
-    rows, columns = look.shape or (1, 1)
-    longest = max(rows, columns)
-    size = (max(1, round(columns * side / longest)), max(1, round(rows * side / longest)))
-    square = Image.fromarray(np.round(np.asarray(look.pixels) * 255).astype(np.uint8))
-    written = io.BytesIO()
-    square.resize(size, Image.Resampling.BILINEAR).save(written, form)
-    return written.getvalue()
+        return look.pixels, look.shape

@@ -11,7 +11,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Optional, get_args, get_type_hints
 
-from fastapi import FastAPI, Path, Query
+from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
 from triage.errors import Reason
@@ -48,7 +48,7 @@ class MaybeReaderName(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a request failed: problem details (RFC 9457). Nothing of the request is repeated."""
+    """Why a request failed: problem details (RFC 9457). Of the request at most the name of a query key is repeated."""
 
     type: str = Field(description='Always "about:blank": the status says what kind of problem it is.')
     title: str = Field(description="The phrase of the status.")
@@ -199,6 +199,7 @@ WORKLIST_EXAMPLE = {
     "waiting_limit_minutes": 240,
     "version": "12-3",
     "count": 1,
+    "total": 1,
     "entries": [ENTRY_EXAMPLE],
     "next_cursor": None,
 }
@@ -217,6 +218,13 @@ Worklist: type[BaseModel] = create_model(
     waiting_limit_minutes=(int, Field(description="Minutes after which a study becomes overdue.")),
     version=(str, Field(description="As /api/changes tells it: while it stays, nothing has happened to any study.")),
     count=(int, Field(description="Number of entries here; smaller than the worklist if a limit was given.")),
+    total=(
+        int | None,
+        Field(
+            description="Number of open studies that match, on all pages together. Null in the view of those that "
+            "were read: counting them would take the longer the more there are."
+        ),
+    ),
     entries=(list[Entry], Field(description="In the order asked for.")),  # type: ignore[valid-type] # made at run time
     next_cursor=(str | None, Field(description="Ask for the next page with it; null on the last.")),
 )
@@ -226,7 +234,8 @@ Worklist: type[BaseModel] = create_model(
 
 
 _FAILURES = {
-    400: "The Host header names no host of this server (as text), or the body is not UTF-8.",
+    400: "The query has a key that is not described here; `detail` names it and the nearest that is. "
+    "Or the Host header names no host of this server (as text), or the body is not UTF-8.",
     401: "No token, or one that opens nothing; or the session has ended.",
     403: "The role is too low, or `reader` is somebody else. Or a page of another site asks for the change.",
     404: "No study is held under this Study Instance UID, or not what is asked for of it; `detail` says which.",
@@ -266,14 +275,3 @@ def _failure(status: int) -> dict[str, Any]:
         content |= _TEXT
     headers = {"headers": _RETRY_AFTER} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     return {"description": _FAILURES[status], "content": content, **headers}
-
-
-class DescribedApp(FastAPI):
-    """Adds to its OpenAPI the form of failures, which no function returns, and an example: nulls would be dropped."""
-
-    def openapi(self) -> dict[str, Any]:
-        described = super().openapi()
-        schemas = described["components"]["schemas"]
-        schemas["Problem"] = Problem.model_json_schema()
-        schemas["Worklist"]["examples"] = [WORKLIST_EXAMPLE]
-        return described

@@ -11,20 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from daemon.web.api import Api
+from daemon.web.description import DescribedApp
 from daemon.web.drawing import Drawing
 from daemon.web.film import Films
 from daemon.web.health import Health, Ready
 from daemon.web.login import Entrance
 from daemon.web.pages import Pages, html
-from daemon.web.schemas import DescribedApp
+from daemon.web.querying import only_known_keys
 from daemon.web.shield import Shield, explain_failures
-from daemon.web.stepping import StepError, Steps, failed
 from daemon.web.stream import Changes
+from daemon.web.ups_rs import StepError, Steps, failed
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 
@@ -34,7 +35,8 @@ _DESCRIPTION = """For prioritisation only, not for diagnosis.
 
 Times are UTC (RFC 3339). Fetch the worklist whenever /api/changes says that something has happened, and every 15 s
 like the page, for waiting times run on; who cannot listen polls every 5 s. There is no ETag for the same reason. A
-body is JSON in UTF-8, sent as application/json. Failures are problem details (RFC 9457).
+body is JSON in UTF-8, sent as application/json. Failures are problem details (RFC 9457). A query key that is not
+described is refused (400), not passed over.
 
 Once the site has users, programs show a token: `Authorization: Bearer ...` (401 without one that holds, 403 where its
 role is too low), and `reader` can only be the token's owner. Until then nobody is asked, and `reader` is a name by
@@ -80,6 +82,7 @@ def build_app(
         redoc_url=None,
         openapi_url="/api/openapi.json",
         redirect_slashes=False,
+        dependencies=[Depends(only_known_keys)],
     )
     health = Health(queue, ready)
     changes = app.state.changes = Changes(reading.history)

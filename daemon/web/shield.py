@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from daemon import metrics
 from daemon.telemetry import describe, log
 from daemon.web import page
+from daemon.web.filters import Filters
 from daemon.web.roles import INTERFACES
 from daemon.web.schemas import BODY_BYTES_MAX, PROBLEM_TYPE, Problem
 from triage.errors import BusyError, ConflictError, CursorError, StudyNotFoundError
@@ -25,10 +26,9 @@ from triage.records.store import DatabaseError
 
 _RETRY_SECONDS = 5
 # Parameters and fields of this interface.
-_FILTERS = {"view", "sort", "modality", "status", "tier", "analysis", "q", "limit", "cursor"}
 _FIELDS = {"uid", "verb", "reader", "body", "kind", "opinion", "clinical_priority", "window", "size", "number", "form"}
 _FIELDS |= {"who", "study", "outcome", "since", "before"}
-_OURS = _FILTERS | _FIELDS
+_OURS = {*Filters.model_fields} | _FIELDS
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "

@@ -28,11 +28,6 @@ _PAUSE_SECONDS = 1.0
 LastEventId = Annotated[str | None, Header(max_length=64, description="The id of the last event that was heard.")]
 
 
-def told(latest: tuple[int, int]) -> str:
-    """How far events and instances have come, as one word."""
-    return "{}-{}".format(*latest)
-
-
 class Changes:
     """Everything here but ``close`` runs in the server's event loop."""
 
@@ -94,7 +89,7 @@ class Changes:
         """Until the last viewer has gone."""
         while self._viewers and not self._is_closed:
             try:
-                version = told(await asyncio.to_thread(self._history.latest))
+                version = await asyncio.to_thread(self._history.version)
             except DatabaseError as error:
                 log().warning("changes_unknown", **describe(error))
                 await asyncio.sleep(_AGAIN_SECONDS)

@@ -9,12 +9,12 @@ from fastapi.responses import Response
 
 from daemon.web.schemas import READER_MAX
 
-_COOKIE = "triage_reader"
+COOKIE = "triage_reader"
 
 
 def who(request: Request, said: str | None = None) -> str:
     """The name under which a request acts: as it says, else as its browser says; "" if neither does."""
-    return said or plain(unquote(request.cookies.get(_COOKIE, "")))
+    return said or plain(unquote(request.cookies.get(COOKIE, "")))
 
 
 def plain(name: str) -> str:
@@ -24,5 +24,5 @@ def plain(name: str) -> str:
 
 def remember(response: Response, name: str) -> Response:
     """Until the browser is closed: workstations are shared."""
-    response.set_cookie(_COOKIE, quote(name, safe=""), httponly=True, samesite="strict")
+    response.set_cookie(COOKIE, quote(name, safe=""), httponly=True, samesite="strict")
     return response

@@ -144,14 +144,36 @@ def test_a_second_look_can_only_raise(store: Store, history: History, reading: R
 
 
 @pytest.mark.usefixtures("intake")
-def test_whoever_follows_sees_each_event_once(store: Store, history: History, reading: Reading) -> None:
-    seen, films = history.latest()
-    assert (seen, films) == (0, 3)
+def test_the_version_changes_with_each_event(store: Store, history: History, reading: Reading) -> None:
+    versions = [history.version()]
+    assert versions[0].startswith("0-3")
     analyse(store, finding(0.95))
+    versions.append(history.version())
     reading.start_reading(UID(2), "ann")
-    told = history.since(seen)
-    assert [(uid, event.kind) for uid, event in told] == [(UID(1), EventKind.ANALYSED), (UID(2), EventKind.STARTED)]
-    assert history.since(history.latest()[0]) == []
+    versions.append(history.version())
+    assert len({*versions, history.version()}) == 3
+
+
+_FAILED = Finding(reason=Reason.PIXELS_DAMAGED)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(finding(0.1), _FAILED), (_FAILED, finding(0.1)), (finding(0.1), finding(0.05, "b" * 64))],
+)
+def test_a_look_that_fails_takes_nothing_from_another_and_counts_no_object_twice(
+    store: Store, reading: Reading, first: Finding, second: Finding
+) -> None:
+    Intake(store, POLICY).receive(received(1))
+    analyse(store, first)
+    Queue(store, POLICY).look_again(UID(1), "ann")
+    analyse(store, second)
+    study = reading.study(UID(1))
+    assert (study["analysis"], study["p_pneumonia"]) == ("analysed", pytest.approx(0.1))
+    assert "objects not analysed" not in study["words"]
+    Intake(store, POLICY).receive(received(2, study=1))
+    analyse(store, _FAILED)
+    assert "1 of 2 objects not analysed" in reading.study(UID(1))["words"]
 
 
 @pytest.mark.usefixtures("intake")

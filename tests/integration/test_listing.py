@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 from making import POLICY, received
 from triage.errors import CursorError
 from triage.records.intake import Intake
-from triage.records.listing import Asked, Listing, Sort, View
+from triage.records.listing import Asked, Listing, Sort, View, counting
 from triage.records.reading import Reading
 from triage.records.store import Store
 from triage.study import ClinicalPriority
@@ -174,6 +174,32 @@ def test_the_page_of_read_studies_needs_no_look_at_all_of_them(engine: Engine, r
     assert "ix_studies_read" in told
     assert "TEMP B-TREE" not in told
     assert "Sort" not in told
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [
+        (Asked(limit=2), 6),
+        (Asked(limit=2, modality="cr"), 2),
+        (Asked(limit=2, view=View.READING), 1),
+        (Asked(limit=2, view=View.UNREAD, text="adam"), 4),
+        (Asked(limit=2, view=View.NOT_ANALYSED), 0),
+        (Asked(limit=2, sort=Sort.AGE, status="reading"), 1),
+    ],
+)
+def test_a_page_says_how_many_match_without_a_look_at_those_that_were_read(
+    engine: Engine, reading: Reading, asked: Asked, count: int
+) -> None:
+    reading.close("1.2.4")
+    reading.start_reading("1.2.3", "ann")
+    assert reading.listing.page(asked).total == count
+    compiled = counting(asked).compile(engine, compile_kwargs={"literal_binds": True})
+    plan = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL enable_seqscan = off"))
+        told = str(connection.exec_driver_sql(f"{plan} {compiled}").all())
+    assert "ix_studies_open" in told
 
 
 def test_totals_are_of_all_open_studies(reading: Reading) -> None:

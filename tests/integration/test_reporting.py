@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from listening import wait_for
 from sqlalchemy import Engine
-from stepping import ALL, Ward, ward
+from wards import ALL, Ward, ward
 
 from daemon.dicom.reporting import Reporter
 from making import received
 from triage.records.store import Store, open_engine
 from triage.records.subscriptions import Subscriptions
-from triage.study import workitem_uid
+from triage.study import EventKind, workitem_uid
 from watching import Watcher
 
 ONE, TWO = (workitem_uid(f"1.2.{number}", 0) for number in (1, 2))
@@ -76,6 +76,24 @@ def test_who_was_away_or_could_not_take_it_is_told_later_and_nothing_is_lost(sit
             assert wait_for(lambda: (ONE, "COMPLETED") in watcher.told, 30)
     assert watcher.told[-2:] == [(ONE, "IN PROGRESS"), (ONE, "COMPLETED")]
     assert {uid for uid, _ in watcher.told} == {ONE}
+
+
+def test_who_performs_a_reading_is_asked_to_cancel_it_and_may_go_on(site: Ward) -> None:
+    watcher = Watcher()
+    with site.peer() as peer, watcher.listening(), reporting(site.subscriptions, watcher):
+        assert peer.watch(3, ONE, ReceivingAE="WATCHER", DeletionLock="FALSE") == 0
+        peer.change(ONE, "IN PROGRESS", T1)
+        assert peer.watch(2, ONE, ReasonForCancellation="wrong patient") == 0
+        assert wait_for(lambda: watcher.asked, 20)
+        assert watcher.asked == [(ONE, "VIEWER", "wrong patient")]
+        assert peer.state(ONE) == "IN PROGRESS"
+        assert peer.watch(2, ONE) == 0
+        assert wait_for(lambda: len(watcher.asked) == 2, 20)
+        assert peer.change(ONE, "CANCELED", T1) == 0
+        assert peer.watch(2, ONE) == 0xB304
+        assert wait_for(lambda: (ONE, "CANCELED") in watcher.told, 20)
+    kinds = [event.kind for event in site.reading.history.of_study("1.2.1")]
+    assert kinds.count(EventKind.CANCEL_ASKED) == 2
 
 
 def test_one_host_at_a_time_tells_a_subscriber(site: Ward) -> None:

@@ -76,6 +76,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("TRIAGE_HL7_ACCESSION_FIELDS", "OBR-18,PID-3", "HL7_ACCESSION_FIELDS.*OBR-18"),
         ("TRIAGE_HL7_ACCESSION_FIELDS", "", "HL7_ACCESSION_FIELDS"),
         ("TRIAGE_MWL_PEER", "MWL@ris.example.org", "MWL_PEER"),
+        ("TRIAGE_MWL_PEER", "MWL@ris.example.org:99999", "(?i)mwl_peer.*AE@HOST:PORT"),
+        ("TRIAGE_UPS_SUBSCRIBERS", "BOARD@host", "(?i)ups_subscribers.*AE@HOST:PORT"),
         ("TRIAGE_PIXEL_STORE", "gs://films", "PIXEL_STORE"),
         ("TRIAGE_PIXEL_STORE", "s3://", "PIXEL_STORE"),
         ("TRIAGE_PIXEL_STORE_ENDPOINT", "minio:9000", "PIXEL_STORE_ENDPOINT"),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +12,15 @@ import httpx
 import pytest
 from listening import wait_for
 from sqlalchemy import Engine
-from stepping import ALL, Ward, ward
+from wards import ALL, Ward, ward
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from daemon.web.channel import Channels
 from daemon.web.server import Wings, build_app
-from daemon.web.serving import serve
-from daemon.web.stepping import Steps
+from daemon.web.ups_rs import Steps
 from making import POLICY, received
+from ports import free_port, served
 from triage.errors import ConflictError
 from triage.records.queue import Queue
 from triage.study import Status, workitem_uid
@@ -37,7 +35,7 @@ class Client:
 
     def __init__(self, ward: Ward, port: int) -> None:
         self.ward, self.port = ward, port
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}/dicom-web", timeout=20)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}/dicom-web", timeout=20, verify=False)
 
     def search(self, **asked: str) -> list[dict[str, Any]]:
         answer = self.http.get("/workitems", params=asked, headers={"accept": "application/dicom+json"})
@@ -70,10 +68,6 @@ class Client:
 
 @pytest.fixture
 def client(engine: Engine, tmp_path: Path) -> Iterator[Client]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    stop = threading.Event()
     with ward(engine, tmp_path, most=3) as made:
         steps = Steps(
             workitems=made.workitems,
@@ -88,23 +82,10 @@ def client(engine: Engine, tmp_path: Path) -> Iterator[Client]:
             lambda: {"ready": True, "missing": []},
             wings=Wings(steps=steps),
         )
-        thread = threading.Thread(target=serve, args=(app, "127.0.0.1", port, stop))
-        thread.start()
+        port = free_port()
         asking = Client(made, port)
-        try:
-            assert wait_for(lambda: _answers(asking), 10)
+        with served(app, port), asking.http:
             yield asking
-        finally:
-            asking.http.close()
-            stop.set()
-            thread.join()
-
-
-def _answers(client: Client) -> bool:
-    try:
-        return client.http.get("/workitems").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def studies(found: list[dict[str, Any]]) -> list[str]:
@@ -216,6 +197,32 @@ def test_a_subscriber_is_told_what_there_is_and_what_happens(client: Client) -> 
         assert told(channel) == (ONE, "COMPLETED")
         client.ward.intake.receive(received(9))
         assert told(channel) == (workitem_uid("1.2.9", 0), "SCHEDULED")
+
+
+def test_a_request_to_cancel_reaches_who_performs_it(client: Client) -> None:
+    client.http.post(f"/workitems/{ONE}/subscribers/BOARD")
+    client.change(ONE, "IN PROGRESS", T1)
+    with client.channel("BOARD") as channel:
+        assert told(channel) == (ONE, "IN PROGRESS")
+        body = json.dumps([{"00741238": {"vr": "LT", "Value": ["wrong patient"]}}])
+        asked = f"/workitems/{ONE}/cancelrequest"
+        assert client.http.post(asked, content=body, headers=DICOM_JSON).status_code == 202
+        said = json.loads(channel.recv(timeout=10))
+        while said["00001002"]["Value"] == [1]:  # the state may be told twice
+            said = json.loads(channel.recv(timeout=10))
+        assert (said["00001002"]["Value"], said["00001000"]["Value"]) == ([2], [ONE])
+        assert said["00741238"]["Value"] == ["wrong patient"]
+        assert said["00741236"]["Value"] == ["UPS-RS 127.0.0.1"]
+        assert client.state(ONE) == "IN PROGRESS"
+        assert client.http.post(asked, content="x", headers=DICOM_JSON).status_code == 400
+        client.change(ONE, "COMPLETED", T1)
+        assert client.http.post(asked).status_code == 409
+
+
+def test_a_filtered_subscription_is_refused(client: Client) -> None:
+    answer = client.http.post("/workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/BOARD?filter=PatientID=1")
+    assert (answer.status_code, "no filtered" in answer.headers["warning"]) == (403, True)
+    assert client.ward.subscriptions.subscribed() == []
 
 
 def test_who_was_away_is_told_what_it_has_missed(client: Client) -> None:

@@ -17,13 +17,13 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from test_web import POLICY, UNKNOWN, Site, is_problem, opened
 
 import synthetic
 from daemon.decoder import Decoder
 from daemon.folder import Folder
 from daemon.web.film import Films
 from daemon.web.server import Wings
+from sites import POLICY, UNKNOWN, Site, is_problem, opened
 from triage.records.intake import Intake
 from triage.records.reading import Reading
 from triage.records.store import Store
@@ -421,8 +421,8 @@ def test_nobody_looks_at_the_database_for_changes_while_nobody_listens(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[str] = []
-    latest = type(Reading(site.store).history).latest
-    monkeypatch.setattr("triage.records.history.History.latest", lambda self: looks.append("look") or latest(self))
+    version = type(Reading(site.store).history).version
+    monkeypatch.setattr("triage.records.history.History.version", lambda self: looks.append("look") or version(self))
     time.sleep(1.2)
     assert looks == []
     with httpx.stream("GET", f"{site.url}/api/changes", timeout=20) as answer:

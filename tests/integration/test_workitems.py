@@ -10,11 +10,11 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy import Engine
-from stepping import ALL, PENDING, PULL, PUSH, QUERY, WATCH, Ward, keys, ward
+from wards import ALL, PENDING, PULL, PUSH, QUERY, WATCH, Ward, keys, ward
 
 from making import received
 from triage.errors import ConflictError
-from triage.study import Status, workitem_uid
+from triage.study import EventKind, Status, workitem_uid
 
 ONE = workitem_uid("1.2.1", 0)
 T1, T2 = "1.2.3.4.1", "1.2.3.4.2"
@@ -124,7 +124,7 @@ def test_the_state_table_of_the_standard_is_kept(site: Ward) -> None:
         assert [peer.change(ONE, state, T2) for state in ("COMPLETED", "CANCELED")] == [0xC301, 0xC301]
         assert peer.change(ONE, "SCHEDULED", T1) == 0xC303
         assert peer.set(ONE, TransactionUID=T2, ProcedureStepProgressInformationSequence=[keys()]) == 0xC301
-        assert peer.watch(2, ONE) == 0xC313
+        assert peer.watch(2, ONE) == 0xC312
         assert peer.state(ONE) == "IN PROGRESS"
         assert peer.change(ONE, "COMPLETED", T1) == 0
         assert [peer.change(ONE, state, T1) for state in ("IN PROGRESS", "CANCELED")] == [0xC300, 0xC300]
@@ -196,6 +196,30 @@ def test_a_study_that_is_opened_again_has_a_new_workitem_beside_the_completed_on
         assert peer.state(ONE) == "COMPLETED"
         assert peer.uids(StudyInstanceUID="1.2.1", ProcedureStepState="SCHEDULED") == [workitem_uid("1.2.1", 1)]
         assert peer.uids(StudyInstanceUID="1.2.1", ProcedureStepState="COMPLETED") == [ONE]
+
+
+def test_a_request_to_cancel_is_refused_where_the_study_waits_was_read_or_nobody_would_hear_of_it(site: Ward) -> None:
+    with site.peer() as peer:
+        assert peer.watch(2, ONE) == 0xC313
+        peer.change(ONE, "IN PROGRESS", T1)
+        assert peer.watch(2, ONE) == 0xC312
+        site.subscriptions.subscribe("VIEWER", ALL)
+        site.subscriptions.unsubscribe("VIEWER", ONE)
+        assert peer.watch(2, ONE) == 0xC312
+        site.subscriptions.subscribe("OTHER", ONE)
+        assert peer.watch(2, ONE, ReasonForCancellation="wrong patient") == 0
+        peer.change(ONE, "COMPLETED", T1)
+        assert peer.watch(2, ONE) == 0xC311
+    asked = [event for event in site.reading.history.of_study("1.2.1") if event.kind is EventKind.CANCEL_ASKED]
+    assert [(event.who, event.words) for event in asked] == [("VIEWER", "wrong patient")]
+
+
+def test_a_filtered_subscription_is_refused_in_the_standards_way(site: Ward) -> None:
+    with site.peer() as peer:
+        filtered = "1.2.840.10008.5.1.4.34.5.1"
+        asked = {"ReceivingAE": "VIEWER", "DeletionLock": "FALSE", "ScheduledProcedureStepPriority": "HIGH"}
+        assert [peer.watch(action, filtered, **asked) for action in (3, 4, 5)] == [0xC315] * 3
+    assert site.subscriptions.subscribed() == []
 
 
 def test_what_is_not_the_performers_to_say_is_left_and_said_so(site: Ward) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Insert, bindparam, func, insert, select, text
+from sqlalchemy import Column, Connection, Insert, ScalarSelect, bindparam, func, insert, select, text
 
+from triage.records.settled import last_numbers
 from triage.records.store import Store
 from triage.records.tables import events, instances
 from triage.study import Event, EventKind
+from triage.worklist import count_up_to
 
 _ID, _AT = events.c.event_id, events.c.at
 _MOST = 1000
 _OPENED_SECONDS = 600
+# So many numbers are given out while no transaction of ours is open.
+_LATE_NUMBERS = 2000
 
 
 class History:
@@ -61,7 +64,7 @@ class History:
 
     def rank(self, connection: Connection, study_instance_uid: str) -> int:
         """Place of an open study; 0 if it is read or not held. Grows with the open studies, not with those read."""
-        found = connection.execute(text(_RANK.format(now=self._store.clock.now)), {"uid": study_instance_uid})
+        found = connection.execute(text(count_up_to(self._store.clock, if_open=True)), {"uid": study_instance_uid})
         return int(found.scalar_one())
 
     def of_study(self, study_instance_uid: str) -> list[Event]:
@@ -80,37 +83,24 @@ class History:
             ]
         return sorted(happened, key=lambda event: (event.at, event.event_id is None, event.event_id or 0))
 
-    def latest(self) -> tuple[int, int]:
-        """(last event, last instance), 0 where there is none: while both stay, nothing has happened to any study."""
-        last = select(
-            select(func.max(_ID)).scalar_subquery(), select(func.max(instances.c.instance_id)).scalar_subquery()
-        )
-        with self._store.reading() as connection:
-            event_id, instance_id = connection.execute(last).one()
-        return event_id or 0, instance_id or 0
+    def version(self) -> str:
+        """While it stays, nothing has happened to any study.
 
-    def since(self, event_id: int, most: int = 500) -> Sequence[tuple[str, Event]]:
-        """Events after this one, oldest first, each with its Study Instance UID."""
-        later = select(events).where(events.c.event_id > event_id).order_by(_ID).limit(most)
+        The last event and the last instance. On PostgreSQL one may be committed after a later one: so it also has how
+        many there are among the last numbers.
+        """
         with self._store.reading() as connection:
-            return [(row["study_instance_uid"], _event(row)) for row in connection.execute(later).mappings()]
+            last = last_numbers(connection)
+            if self._store.backend == "sqlite":
+                return "{}-{}".format(*last)
+            counts = (_among_last(_ID, last.event_id), _among_last(instances.c.instance_id, last.instance_id))
+            return "{}-{}-{}-{}".format(*last, *connection.execute(select(*counts)).one())
+
+
+def _among_last(key: Column[int], end: int) -> ScalarSelect[int]:
+    return select(func.count()).where(key > end - _LATE_NUMBERS).scalar_subquery()
 
 
 def _event(row: Any) -> Event:  # noqa: ANN401 - a row mapping
     told = {name: row[name] for name in ("event_id", "at", "who", "words", "rank_from", "rank_to")}
     return Event(**told, kind=EventKind(row["kind"]))
-
-
-# The order of `triage/worklist.py`, asked for one study: how many stand before it, and itself.
-_RANK = """
-WITH own AS (
-    SELECT clinical_priority, CASE WHEN flagged OR overdue_at <= {now} THEN 0 ELSE 1 END AS class,
-           waiting_since, study_instance_uid
-    FROM studies WHERE study_instance_uid = :uid AND status <> 'read'
-)
-SELECT count(*) FROM studies AS s, own
-WHERE s.status <> 'read'
-  AND (s.clinical_priority, CASE WHEN s.flagged OR s.overdue_at <= {now} THEN 0 ELSE 1 END,
-       s.waiting_since, s.study_instance_uid)
-   <= (own.clinical_priority, own.class, own.waiting_since, own.study_instance_uid)
-"""

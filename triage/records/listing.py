@@ -37,6 +37,7 @@ from triage.errors import CursorError
 from triage.records.store import Store
 from triage.records.tables import IS_UNREAD, UtcDateTime, studies
 from triage.study import Analysis, ClinicalPriority, WorklistEntry
+from triage.worklist import count_up_to, terms
 
 
 class View(StrEnum):
@@ -83,10 +84,13 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """``cursor`` of the next page, None on the last."""
+    """``cursor`` of the next page, None on the last. ``total``: on all pages; None where it would have to be counted
+    among all that were ever read.
+    """
 
     entries: Sequence[WorklistEntry]
     cursor: str | None
+    total: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +136,9 @@ class Listing:
             shown = rows[: asked.limit]
             more = len(rows) > len(shown)
             cursor = self._cursor(connection, asked, rows[len(shown) - 1]["study_instance_uid"]) if more else None
-        return Page(entries=[WorklistEntry(**row) for row in shown], cursor=cursor)
+            is_all = not more and after is None
+            total = len(shown) if is_all else int(connection.execute(counting(asked)).scalar_one())
+        return Page(entries=[WorklistEntry(**row) for row in shown], cursor=cursor, total=total)
 
     def entry(self, study_instance_uid: str) -> WorklistEntry | None:
         """An open study with its place; None if it was read or is not held."""
@@ -159,12 +165,12 @@ class Listing:
 
     def _open(self, asked: Asked, after: RowMapping | None) -> Select[Any]:
         """One row more than is shown: then there is a next page."""
-        query = select(_WORKLIST).where(*_narrowed(_WORKLIST, asked), *_of_view(asked.view))
+        query = select(_WORKLIST).where(*_narrowed(_WORKLIST, asked), *_of_view(_WORKLIST, asked.view))
         if asked.sort is Sort.RANK:
             query = query.order_by(_WORKLIST.c.rank)
             if after is not None:
-                place = text(_AFTER.format(now=self._store.clock.now)).bindparams(uid=after["uid"])
-                query = query.where(place)
+                before = f"rank > ({count_up_to(self._store.clock, if_open=False)})"
+                query = query.where(text(before).bindparams(uid=after["uid"]))
         else:
             query = _in_order(query, asked.sort, after)
         return query if asked.limit is None else query.limit(asked.limit + 1)
@@ -204,10 +210,10 @@ class Listing:
 
     def _standing(self, study_instance_uid: str) -> Select[Any]:
         """Where a study stands in every order, by what can change and what cannot."""
-        is_top = studies.c.flagged | (studies.c.overdue_at <= self._store.now())
+        _, place_class, _, _ = terms("studies", self._store.clock)
         keys = [key.label(sort.name) for sort, (key, _) in _keys(studies).items()]
         columns = studies.c.clinical_priority, studies.c.waiting_since, studies.c.status_at
-        stands = select(studies.c.study_instance_uid.label("uid"), case((is_top, 0), else_=1).label("class"), *columns)
+        stands = select(studies.c.study_instance_uid.label("uid"), literal_column(place_class).label("class"), *columns)
         return stands.add_columns(*keys).where(studies.c.study_instance_uid == study_instance_uid)
 
 
@@ -215,10 +221,16 @@ def _count(which: ColumnElement[Any]) -> ColumnElement[int]:
     return func.count(case((which, 1)))
 
 
-def _of_view(view: View) -> list[ColumnElement[bool]]:
+def counting(asked: Asked) -> Select[Any]:
+    """How many of the open studies match. Without the view, which would work out the place of each."""
+    which = (*_narrowed(studies, asked), *_of_view(studies, asked.view))
+    return select(func.count()).select_from(studies).where(IS_UNREAD, *which)
+
+
+def _of_view(rows: FromClause, view: View) -> list[ColumnElement[bool]]:
     if view in (View.UNREAD, View.READING):
-        return [_WORKLIST.c.status == view.value]
-    return [_WORKLIST.c.analysis == Analysis.NOT_ANALYSED.value] if view is View.NOT_ANALYSED else []
+        return [rows.c.status == view.value]
+    return [rows.c.analysis == Analysis.NOT_ANALYSED.value] if view is View.NOT_ANALYSED else []
 
 
 def _narrowed(rows: FromClause, asked: Asked) -> list[ColumnElement[bool]]:
@@ -290,16 +302,3 @@ def _read_entry(row: RowMapping) -> WorklistEntry:
         "why": f"{priority if priority == 'STAT' else priority.title()} order; {row['words']}; read",
     }
     return WorklistEntry(**values | said)
-
-
-# Behind a study in the order of `triage/worklist.py`, whether that has been read or not: so many stand before it.
-_AFTER = """
-rank > (
-SELECT count(*) FROM studies AS s
-WHERE s.status <> 'read'
-  AND (s.clinical_priority, CASE WHEN s.flagged OR s.overdue_at <= {now} THEN 0 ELSE 1 END,
-       s.waiting_since, s.study_instance_uid)
-   <= (SELECT clinical_priority, CASE WHEN flagged OR overdue_at <= {now} THEN 0 ELSE 1 END,
-              waiting_since, study_instance_uid
-       FROM studies WHERE study_instance_uid = :uid)
-)"""

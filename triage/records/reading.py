@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Update, delete, func, insert, select, text, update
+from sqlalchemy import Connection, RowMapping, Update, delete, func, insert, select, update
 
 from triage.errors import ConflictError, Reason, StudyNotFoundError
 from triage.records.history import History
-from triage.records.listing import Listing
+from triage.records.listing import Asked, Listing
 from triage.records.past import replace
 from triage.records.store import Store
-from triage.records.tables import IS_UNREAD, UtcDateTime, findings, instances, opinions, studies
+from triage.records.tables import IS_UNREAD, findings, instances, opinions, studies
 from triage.study import ClinicalPriority, EventKind, Opinion, Status, WorklistEntry
 from triage.workitem import StepState
 
@@ -40,13 +40,7 @@ class Reading:
 
     def worklist(self, limit: int | None = None) -> list[WorklistEntry]:
         """The reading worklist in its order, from the view; all of it without ``limit``."""
-        query = text("SELECT * FROM reading_worklist ORDER BY rank" + ("" if limit is None else f" LIMIT {int(limit)}"))
-        typed = query.columns(
-            **{name: UtcDateTime() for name in ("received_at", "waiting_since")},
-        )
-        with self._store.reading() as connection:
-            rows = connection.execute(typed).mappings().all()
-        return [_entry(row) for row in rows]
+        return list(self.listing.page(Asked(limit=limit)).entries)
 
     def study(self, study_instance_uid: str) -> dict[str, Any]:
         """All columns of one study, read or not. Raise StudyNotFoundError if it is not held."""
@@ -213,8 +207,3 @@ def _of(study_instance_uid: str) -> Update:
 def _refuse_another(row: RowMapping, reader: str | None) -> None:
     if reader and row["status"] == Status.READING and row["reader"] != reader:
         raise ConflictError("another reader holds the study")
-
-
-def _entry(row: RowMapping) -> WorklistEntry:
-    flags = {name: bool(row[name]) for name in ("flagged", "overdue", "identity_conflict")}
-    return WorklistEntry(**{**row, **flags})

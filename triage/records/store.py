@@ -255,12 +255,13 @@ class Store:
         self, connection: Connection, study_instance_uids: Collection[str], policy: Policy
     ) -> dict[str, Priority]:
         """Recompute studies' priorities from the findings of their current reading. Their rows must be locked."""
-        found: dict[str, list[Priority]] = {uid: [] for uid in study_instance_uids}
+        looks: dict[str, dict[int, list[Priority]]] = {uid: {} for uid in study_instance_uids}
         open_jobs = dict.fromkeys(study_instance_uids, 0)
         for row in connection.execute(_OF_CURRENT_READING, {"uids": list(study_instance_uids)}).mappings():
             if row["analysis"] is not None:
-                found[row["study_instance_uid"]].append(_priority(row))
+                looks[row["study_instance_uid"]].setdefault(row["instance_id"], []).append(_priority(row))
             open_jobs[row["study_instance_uid"]] += row["is_open"]
+        found = {uid: [rules.of_object(own) for own in looks[uid].values()] for uid in study_instance_uids}
         settled = {uid: rules.combine(found[uid], open_jobs[uid], policy) for uid in sorted(study_instance_uids)}
         for is_pending, change in self._settling.items():
             rows = [
@@ -290,7 +291,7 @@ def _of_current_reading() -> Select[Any]:
     is_open = case((IS_OPEN, 1), else_=0).label("is_open")
     columns = [findings.c[field.name] for field in fields(Priority)]
     return (
-        select(instances.c.study_instance_uid, is_open, *columns)
+        select(instances.c.study_instance_uid, instances.c.instance_id, is_open, *columns)
         .join(studies, studies.c.study_instance_uid == instances.c.study_instance_uid)
         .outerjoin(findings, findings.c.instance_id == instances.c.instance_id)
         .outerjoin(jobs, jobs.c.instance_id == instances.c.instance_id)

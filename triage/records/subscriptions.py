@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, or_, select, update
+from sqlalchemy import Column, Connection, RowMapping, delete, insert, or_, select, update
 
-from triage.records.history import History
+from triage.records.settled import Settled
 from triage.records.store import Store
 from triage.records.tables import events, instances, studies, subscribers, subscriptions, workitems
 from triage.study import EventKind, Status
@@ -17,18 +16,20 @@ from triage.workitem import STATES, STATES_AFTER, StepState
 
 # The UID that stands for all workitems (PS3.4 CC.2.3.1).
 ALL_WORKITEMS = "1.2.840.10008.5.1.4.34.5"
+# And for those that match keys (PS3.4 CC.2.3.3): such subscriptions are refused.
+FILTERED_WORKITEMS = "1.2.840.10008.5.1.4.34.5.1"
 _BATCH = 200
-# On PostgreSQL a number may be committed after a larger one. No transaction of ours is open for so long.
-_SETTLING_SECONDS = {"sqlite": 0.0, "postgresql": 1.0}
 _SILENT = (EventKind.OPINION, EventKind.OPENED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """A UPS State Report."""
+    """A UPS State Report; or UPS Cancel Requested, by ``asked_by``, for a ``reason`` that may be "" (PS3.4 CC.2.4)."""
 
     workitem_uid: str
     state: StepState
+    asked_by: str = ""
+    reason: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,14 @@ class Subscriptions:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._history = History(store)
+        self._settled = Settled(store)
 
     def subscribe(self, ae_title: str, workitem_uid: str) -> None:
         """To one workitem, or to all: then nothing said before about single ones holds any longer."""
-        latest = self._history.latest()
+        with self._store.reading() as connection:
+            start = self._settled.start(connection)
         with self._store.writing() as connection:
-            new = {"ae_title": ae_title, "event_id": latest[0], "instance_id": latest[1]}
+            new = {"ae_title": ae_title, **start._asdict()}
             connection.execute(self._store.insert_if_absent(subscribers).values(new))
             self._forget(connection, ae_title, None if workitem_uid == ALL_WORKITEMS else workitem_uid)
             row = {"ae_title": ae_title, "workitem_uid": workitem_uid, "excluded": False, "told": False}
@@ -115,8 +117,9 @@ class Subscriptions:
             if at is None:
                 return None
             wishes = _Wishes.of(connection, ae_title)
-            happened = self._since(connection, events, at["event_id"])
-            came = self._since(connection, instances, at["instance_id"])
+            until = self._settled.numbers(connection)
+            happened = self._between(connection, events.c.event_id, at["event_id"], until.event_id)
+            came = self._between(connection, instances.c.instance_id, at["instance_id"], until.instance_id)
             notices = [*_first_states(connection, wishes), *_states(connection, wishes, happened, came)]
         if not notices and not happened and not came:
             return None
@@ -127,15 +130,18 @@ class Subscriptions:
             is_last=len(happened) < _BATCH and len(came) < _BATCH,
         )
 
-    def _since(self, connection: Connection, table: Any, number: int) -> Sequence[RowMapping]:  # noqa: ANN401 - a Table
-        key = table.c.event_id if table is events else table.c.instance_id
-        settled = (table.c.at if table is events else table.c.received_at) <= self._store.after(-self._pause)
-        later = select(table).where(key > number).order_by(key).limit(_BATCH)
-        return connection.execute(later.where(settled) if self._pause else later).mappings().all()
+    def _between(self, connection: Connection, key: Column[int], number: int, until: int) -> Sequence[RowMapping]:
+        later = select(key.table).where((key > number) & (key <= until)).order_by(key).limit(_BATCH)
+        return connection.execute(later).mappings().all()
 
-    @property
-    def _pause(self) -> float:
-        return _SETTLING_SECONDS[self._store.backend]
+
+def is_subscribed(connection: Connection, workitem_uid: str) -> bool:
+    """Whether anybody is told of it."""
+    own = subscriptions.c.workitem_uid == workitem_uid
+    to_all = subscriptions.c.workitem_uid == ALL_WORKITEMS
+    out = select(subscriptions.c.ae_title).where(own & subscriptions.c.excluded)
+    heard = (own & ~subscriptions.c.excluded) | (to_all & subscriptions.c.ae_title.not_in(out))
+    return connection.execute(select(subscriptions.c.ae_title).where(heard).limit(1)).first() is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +219,9 @@ def _of_event(
 ) -> Iterator[Notice]:
     """``is_last_word``: no later event tells the study's state, so that it is the one that it has now."""
     kind = EventKind(event["kind"])
+    if kind is EventKind.CANCEL_ASKED:
+        yield from _of_request(wishes, event, study, past)
+        return
     former = next((row["workitem_uid"] for row in past if row["last_event_id"] >= event["event_id"]), None)
     if former and kind in STATES_AFTER and wishes.include(former, study["received_at"]):
         yield Notice(workitem_uid=former, state=STATES_AFTER[kind])
@@ -223,3 +232,13 @@ def _of_event(
         yield Notice(workitem_uid=study["workitem_uid"], state=STATES_AFTER[kind])
     elif is_last_word:
         yield Notice(workitem_uid=study["workitem_uid"], state=STATES[Status(study["status"])])
+
+
+def _of_request(wishes: _Wishes, event: RowMapping, study: RowMapping, past: Sequence[RowMapping]) -> Iterator[Notice]:
+    """To cancel. Where the reading it was about has ended, there is nothing left to cancel."""
+    uid = study["workitem_uid"]
+    has_ended = study["status"] != Status.READING or any(row["last_event_id"] >= event["event_id"] for row in past)
+    if not has_ended and wishes.include(uid, study["waiting_since"]):
+        yield Notice(
+            workitem_uid=uid, state=StepState.IN_PROGRESS, asked_by=event["who"] or "unknown", reason=event["words"]
+        )

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, select, text
+from sqlalchemy import Boolean, Connection, RowMapping, Select, column, select, table, text
 
 from triage.records.past import note_progress
 from triage.records.reading import Reading
+from triage.records.sought import conditions
 from triage.records.store import Store
+from triage.records.subscriptions import is_subscribed
 from triage.records.tables import IS_UNREAD, instances, studies, workitems
-from triage.study import Status
-from triage.workitem import STATES, StepState, Verdict, Workitem, verdict
+from triage.study import EventKind, Status
+from triage.workitem import STATES, StepState, Verdict, Workitem, cancel_verdict, verdict
 
-# Their order is the worklist's. ``rank`` and ``why`` come from the view, all else of the study from its row.
-_OPEN = """
-SELECT v.rank, v.why, v.overdue, s.study_instance_uid, w.progress
-FROM reading_worklist AS v
-JOIN studies AS s ON s.study_instance_uid = v.study_instance_uid
-LEFT JOIN workitems AS w ON w.workitem_uid = s.workitem_uid
-{which}
-ORDER BY v.rank
-{limit}
-"""
-
+# ``rank``, ``why`` and ``overdue`` come from the view, all else of the study from its row.
+_VIEW = table(
+    "reading_worklist", column("study_instance_uid"), column("rank"), column("why"), column("overdue", Boolean())
+)
 _PLACE = "SELECT rank, why, overdue FROM reading_worklist WHERE study_instance_uid = :uid"
 
 
@@ -35,23 +30,27 @@ class Workitems:
         self._store = store
         self._reading = reading
 
-    def open(self, state: StepState | None = None, most: int | None = None) -> list[Workitem]:
-        """SCHEDULED or IN PROGRESS, or either, in the order of the worklist; the first ``most`` of them, or all."""
+    def open(
+        self, state: StepState | None = None, most: int | None = None, keys: Mapping[str, str] | None = None
+    ) -> list[Workitem]:
+        """SCHEDULED or IN PROGRESS, or either, in the order of the worklist; the first ``most`` of them, or all.
+
+        ``keys``: of a query, by keyword. What certainly does not match them is left out.
+        """
         status = next((status for status, its in STATES.items() if its is state), None)
-        query = _OPEN.format(
-            which="" if status is None else "WHERE v.status = :status", limit="" if most is None else f"LIMIT {most:d}"
+        which = conditions(keys or {}, self._store.now())
+        if status is not None:
+            which.append(studies.c.status == status.value)
+        found = (
+            select(studies, workitems.c.progress, _VIEW.c.rank, _VIEW.c.why, _VIEW.c.overdue)
+            .join(_VIEW, _VIEW.c.study_instance_uid == studies.c.study_instance_uid)
+            .outerjoin(workitems, workitems.c.workitem_uid == studies.c.workitem_uid)
+            .where(IS_UNREAD, *which)
+            .order_by(_VIEW.c.rank)
+            .limit(most)
         )
         with self._store.reading() as connection:
-            places = connection.execute(text(query), {"status": status} if status else {}).mappings().all()
-            found = select(studies).where(IS_UNREAD)
-            if most is not None:
-                found = found.where(studies.c.study_instance_uid.in_([place["study_instance_uid"] for place in places]))
-            rows = {row["study_instance_uid"]: row for row in connection.execute(found).mappings()}
-        return [
-            _current({**rows[place["study_instance_uid"]], **place})
-            for place in places
-            if place["study_instance_uid"] in rows
-        ]
+            return [_current(row) for row in connection.execute(found).mappings()]
 
     def ended(self, most: int) -> list[Workitem]:
         """COMPLETED and CANCELED, the last to end first, at most so many of either kind."""
@@ -65,7 +64,7 @@ class Workitems:
         wanted = set(workitem_uids)
         read = _held().where((studies.c.status == Status.READ) & studies.c.workitem_uid.in_(wanted))
         past = _past().where(workitems.c.workitem_uid.in_(wanted))
-        return [item for item in self.open() if item.workitem_uid in wanted] + self._found(read, past)
+        return self.open(keys={"SOPInstanceUID": "\\".join(wanted)}) + self._found(read, past)
 
     def _found(self, read: Select[Any], past: Select[Any]) -> list[Workitem]:
         with self._store.reading() as connection:
@@ -119,6 +118,25 @@ class Workitems:
             )
         else:
             self._reading.set_status(connection, row, Status.UNREAD, None, who=who)
+        return Verdict.DONE
+
+    def ask_to_cancel(self, workitem_uid: str, who: str, reason: str = "") -> Verdict:
+        """N-ACTION Request UPS Cancel. One that is read stays so: its subscribers are told, its performer among them.
+
+        UNHEARD where nobody has subscribed to it.
+        """
+        with self._store.writing() as connection:
+            row = self._locked(connection, workitem_uid)
+            if row is None:
+                past = self._past_state(connection, workitem_uid)
+                return cancel_verdict(StepState(past["state"])) if past else Verdict.NOT_HELD
+            found = cancel_verdict(STATES[Status(row["status"])])
+            if found is not Verdict.DONE:
+                return found
+            if not is_subscribed(connection, workitem_uid):
+                return Verdict.UNHEARD
+            uid = row["study_instance_uid"]
+            self._reading.history.note(connection, uid, EventKind.CANCEL_ASKED, who=who, words=reason)
         return Verdict.DONE
 
     def update(self, workitem_uid: str, transaction_uid: str, progress: str) -> Verdict:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from daemon.web.schemas import failures
 from triage.records.audit import Audit
@@ -17,7 +18,18 @@ _MOST = 1000
 Who = Annotated[str | None, Query(max_length=64, description="Only of this user, exactly.")]
 Study = Annotated[str | None, Query(pattern=r"^[0-9.]{1,64}$", description="Only to this Study Instance UID.")]
 Ended = Annotated[Outcome | None, Query(description="Only those that ended so.")]
-Since = Annotated[datetime | None, Query(description="Not before this. RFC 3339.")]
+# Not a number of seconds, and not a time of nowhere in particular.
+_IS_TIME = r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$"
+
+
+def _stated(value: object) -> object:
+    """Raise ValueError."""
+    if isinstance(value, str) and not re.fullmatch(_IS_TIME, value):
+        raise ValueError("not a time")
+    return value
+
+
+Since = Annotated[datetime | None, BeforeValidator(_stated), Query(description="Not before this. RFC 3339.")]
 Cursor = Annotated[int | None, Query(ge=1, description="`next` of the answer before.")]
 Most = Annotated[int, Query(ge=1, le=_MOST, description="How many.")]
 
@@ -42,7 +54,7 @@ class Accesses(BaseModel):
     entries: list[AccessShown] = Field(description="The newest first.")
 
 
-class Listing:
+class Auditing:
     """GET /api/audit."""
 
     def __init__(self, audit: Audit) -> None:

@@ -17,19 +17,19 @@ from pydicom import Dataset
 
 from daemon.dicom.finding import Finding, Found
 from daemon.dicom.workitem import PROGRESS_CHARACTERS_MAX, progress
-from daemon.web.asking import asked
+from daemon.web.accepted import JSON as DICOM_JSON
+from daemon.web.accepted import need
+from daemon.web.acting import acting
 from daemon.web.channel import Channels
-from daemon.web.schemas import PROBLEM_TYPE, READER_MAX
-from triage.records.subscriptions import ALL_WORKITEMS, Subscriptions
+from daemon.web.schemas import PROBLEM_TYPE, READER_MAX, Uid
+from daemon.web.ups_query import asked
+from triage.records.subscriptions import ALL_WORKITEMS, FILTERED_WORKITEMS, Subscriptions
 from triage.records.workitems import Workitems
-from triage.workitem import StepState, Verdict, Workitem, cancel_verdict
+from triage.workitem import StepState, Verdict, Workitem
 
 PREFIX = "/dicom-web"
-DICOM_JSON = "application/dicom+json"
-_ACCEPTED = (DICOM_JSON, "application/json", "application/*", "*/*")
 _READ = (DICOM_JSON, "application/json")
 
-Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 AeTitle = Annotated[str, Path(pattern=r"^[!-\[\]-~]{1,16}$")]
 
 # PS3.18 tables 11.6.3-1, 11.7.3-1, 11.8.3-1: status, and what the Warning header says.
@@ -46,6 +46,7 @@ _ANSWERS: dict[Verdict, tuple[int, str]] = {
     Verdict.NOT_HELD: (404, ""),
     Verdict.NOT_IN_PROGRESS: (409, _INCONSISTENT),
     Verdict.COMPLETED_BEFORE_CANCEL: (409, "The UPS is already COMPLETED."),
+    Verdict.UNHEARD: (409, "The performer cannot be contacted."),
     Verdict.KEEPS_ON: (409, "The study has to be read: the workitem is not canceled."),
 }
 
@@ -81,11 +82,14 @@ async def _body(request: Request) -> Body:
         raise StepError(HTTPStatus.BAD_REQUEST, "The body is no data set in the DICOM JSON model.") from None
 
 
+async def _reason(request: Request) -> str:
+    """The body may be left out (PS3.18 11.8.1). Raise StepError as above."""
+    return (await _body(request)).text("ReasonForCancellation") if await request.body() else ""
+
+
 def _acceptable(request: Request) -> None:
-    """Raise StepError 406."""
-    accepted = request.headers.get("accept", "*/*").split(",")
-    if not any(kind.partition(";")[0].strip().lower() in _ACCEPTED for kind in accepted):
-        raise StepError(HTTPStatus.NOT_ACCEPTABLE)
+    """Raise RefusalError 406."""
+    need(request.headers.get("accept"), DICOM_JSON, "application/json")
 
 
 def failed(request: Request, error: Exception) -> Response:
@@ -163,11 +167,15 @@ class Steps:
             raise StepError(HTTPStatus.BAD_REQUEST, "The Transaction UID is missing.")
         return _answer(self.workitems.change(uid, state, transaction_uid, _who(request)))
 
-    def cancel(self, uid: Uid) -> Response:
-        return _answer(cancel_verdict(self._held(uid).state))
+    def cancel(self, request: Request, uid: Uid, reason: Annotated[str, Depends(_reason)]) -> Response:
+        """202: who performs it is told, and may go on."""
+        found = self.workitems.ask_to_cancel(uid, _who(request), reason)
+        return Response(status_code=HTTPStatus.ACCEPTED) if found is Verdict.DONE else _answer(found)
 
     def subscribe(self, request: Request, uid: Uid, ae_title: AeTitle) -> Response:
         """A deletion lock is never granted: a workitem that has ended stays as long as its study does."""
+        if uid == FILTERED_WORKITEMS:
+            raise StepError(HTTPStatus.FORBIDDEN, "There are no filtered subscriptions here: subscribe to all.")
         if uid != ALL_WORKITEMS:
             self._held(uid)
         self.subscriptions.subscribe(ae_title, uid)
@@ -203,7 +211,7 @@ class Steps:
 
 def _who(request: Request) -> str:
     """Who has signed in, where anybody has to; else the program, by its address."""
-    user = getattr(request.state, "user", None)
+    user = acting(request)
     return str(user.name if user else f"UPS-RS {request.client.host if request.client else ''}")[:READER_MAX]
 
 
