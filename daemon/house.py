@@ -18,7 +18,7 @@ from daemon.lifecycle import EXIT_AGAIN
 from daemon.notation import split_peer
 from daemon.settings import Settings
 from daemon.telemetry import log
-from daemon.tls import build_tls
+from daemon.tls import Credentials, serving
 from triage.card import read_card
 from triage.errors import CardMismatchError, SettingsError, TriageError
 from triage.jobs import RetryRule
@@ -187,6 +187,10 @@ class House:
     def pseudonym(self) -> telemetry.Pseudonym:
         return telemetry.Pseudonym(self.spool.root)
 
+    @cached_property
+    def dicom_tls(self) -> Credentials | None:
+        return serving(self.settings, "dicom")
+
     @property
     def rule(self) -> RetryRule:
         return RetryRule(attempts_max=self.settings.attempts_max, delay_seconds=self.settings.retry_seconds)
@@ -292,7 +296,7 @@ def build_listener(house: House) -> Listener:
         peers=peers,
         strict_loopback=settings.dicom_strict_loopback,
         shares_port=settings.receivers > 1,
-        tls=build_tls(settings),
+        tls=house.dicom_tls,
         on_store=receiver.begin,
         on_association_end=log_association,
         refuse=Watermark(house.spool, settings.disk_free_mib_min),

@@ -26,6 +26,7 @@ from daemon.house import (
     refuse_mismatch,
 )
 from daemon.telemetry import log
+from daemon.tls import serving, watch
 from triage.errors import TriageError
 
 
@@ -57,6 +58,7 @@ def receive() -> None:
     house.spool.clear_incoming()
     look_at_kept(house)
     listener = build_listener(house)
+    watch([house.dicom_tls], stop)
     if house.outage:
         house.outage.start()
     try:
@@ -64,8 +66,7 @@ def receive() -> None:
     except OSError as error:
         where = f"{house.settings.dicom_host}:{house.settings.dicom_port}"
         raise TriageError(f"cannot listen on {where}: {error.strerror}") from error
-    tls = house.settings.dicom_tls_certificate_file is not None
-    log().info("receiving", host=house.settings.dicom_host, port=listener.port, tls=tls)
+    log().info("receiving", host=house.settings.dicom_host, port=listener.port, tls=house.dicom_tls is not None)
     stop.wait()
     listener.stop(grace_seconds=10.0)
     if house.outage:
@@ -141,6 +142,7 @@ def schedule() -> None:
     )
     reporter = house.stepping.reporter()
     if reporter:
+        watch([house.stepping.called], stop)
         reporter.start()
     grace_seconds = settings.lease_seconds / 2 if house.store.backend == "postgresql" else 0.0
     run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds)
@@ -162,7 +164,9 @@ def web() -> None:
     with Decoder(decoding_limits(settings)) as decoder:
         app = build_site(house, decoder)
         house.trail.start()
-        serve(app, settings.http_host, settings.http_port, stop)
+        tls = serving(settings, "http")
+        watch([tls], stop)
+        serve(app, settings.http_host, settings.http_port, stop, tls)
         house.trail.stop()
 
 

@@ -155,6 +155,7 @@ def log_association(summary: AssociationSummary) -> None:
         address=summary.address,
         outcome=summary.outcome,
         rejection=WHY_REJECTED.get(summary.rejection) if summary.rejection else None,
+        problem=summary.problem or None,
         stored=summary.stored,
         failed=summary.failed,
         statuses=" ".join(f"{status:04X}:{count}" for status, count in sorted(summary.statuses.items())),

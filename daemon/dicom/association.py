@@ -256,6 +256,7 @@ class Listener:
     ``on_store`` says where a data set goes; if anything there raises, the sender is told A700 and the association lives
     on. ``refuse`` true means "not now" (low disk, say): peers are told to try again later. ``shares_port``: with other
     processes that say so too; the kernel deals connections out (SO_REUSEPORT). ``handlers`` answer questions.
+    ``tls``: what a connection that comes now is to be encrypted with.
     """
 
     def __init__(  # noqa: PLR0913 - each is named where it is given
@@ -266,7 +267,7 @@ class Listener:
         port: int,
         limits: ListenerLimits,
         peers: Iterable[Peer],
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext] | None,
         on_store: Callable[[StoreRequest], Deposit],
         on_association_end: Callable[[AssociationSummary], None],
         refuse: Callable[[], bool],
@@ -343,8 +344,8 @@ class Listener:
         self._report(summary)
         self._server.slots.leave(peer)
 
-    def _on_refused(self, peer: Endpoint, outcome: Outcome) -> None:
-        self._report(AssociationSummary(address=peer[0], outcome=outcome))
+    def _on_refused(self, peer: Endpoint, outcome: Outcome, problem: str) -> None:
+        self._report(AssociationSummary(address=peer[0], outcome=outcome, problem=problem))
 
     def _report(self, summary: AssociationSummary) -> None:
         with contextlib.suppress(Exception):  # a log line that fails must not cost a slot

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class AssociationSummary:
     """For one log line a connection. AE titles are "" where none was received; ``statuses`` counts C-STORE answers.
 
-    ``questions`` counts the final answers to all other requests but C-ECHO.
+    ``questions`` counts the final answers to all other requests but C-ECHO. ``problem``: of TLS, in words of OpenSSL.
     """
 
     calling_ae: str = ""
@@ -29,3 +29,4 @@ class AssociationSummary:
     bytes_received: int = 0
     seconds: float = 0.0
     rejection: Rejection | None = None
+    problem: str = ""

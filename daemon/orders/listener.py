@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from collections import Counter
@@ -13,7 +14,9 @@ from typing import Any
 
 from daemon.orders.framing import EndedError, Frame, Frames, Limits, Outcome
 from daemon.telemetry import describe, log
+from daemon.tls import tls_problem
 
+_HANDSHAKE_SECONDS = 5.0
 # A peer that is gone without a word is noticed within two minutes; a connection may be silent for long and live.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
 
@@ -21,7 +24,7 @@ _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEP
 class Listener:
     """From ``start`` to ``stop``. ``answer`` runs in the connections' threads; None closes without an answer.
 
-    Programs on this machine may always send.
+    Programs on this machine may always send. ``tls``: what a connection that comes now is to be encrypted with.
     """
 
     def __init__(
@@ -32,9 +35,11 @@ class Listener:
         networks: Sequence[IPv4Network | IPv6Network],
         limits: Limits,
         answer: Callable[[Frame, str], bytes | None],
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self.limits = limits
         self.answer = answer
+        self.tls = tls
         self._where = (host, port)
         self._networks = networks
         self._lock = threading.Lock()
@@ -115,21 +120,41 @@ class _Connection(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         listener, address, began = self.server.listener, self.client_address[0], time.monotonic()
-        frames = Frames(self.request, listener.limits, listener.is_stopping)
-        count, outcome = 0, Outcome.UNANSWERED
+        count, outcome, problem = 0, Outcome.UNANSWERED, None
         try:
             _keep_alive(self.request)
+            if listener.tls:
+                self.request = _handshake(self.request, listener.tls())
+            frames = Frames(self.request, listener.limits, listener.is_stopping)
             while answer := listener.answer(frames.next(), address):
                 frames.send(answer)
                 count += 1
         except EndedError as end:
             outcome = end.outcome
+        except ssl.SSLError as error:
+            outcome, problem = Outcome.INSECURE, tls_problem(error)
         except Exception as error:  # noqa: BLE001 - costs this connection only, and must not print what it holds
             log().error("order_connection_failed", address=address, **describe(error))
         finally:
             listener.leave(address)
         seconds = time.monotonic() - began
-        log().info("order_connection", address=address, outcome=outcome.value, count=count, seconds=seconds)
+        how = {"outcome": outcome.value, "problem": problem, "count": count, "seconds": seconds}
+        log().info("order_connection", address=address, **how)
+
+    def finish(self) -> None:
+        self.request.close()  # the socket that the server would close has gone into the encrypted one
+
+
+def _handshake(client: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Raise OSError; then the connection is closed."""
+    client.settimeout(_HANDSHAKE_SECONDS)
+    secure = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+    try:
+        secure.do_handshake()
+    except BaseException:
+        secure.close()
+        raise
+    return secure
 
 
 def _keep_alive(connection: socket.socket) -> None:

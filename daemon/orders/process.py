@@ -13,6 +13,7 @@ from daemon.orders.framing import Limits
 from daemon.orders.listener import Listener
 from daemon.settings import Settings
 from daemon.telemetry import Pseudonym, log
+from daemon.tls import Credentials, calling, serving, watch
 from triage.errors import TriageError
 from triage.records.enquiries import Enquiries
 from triage.records.orders import Orders
@@ -27,8 +28,12 @@ def run(settings: Settings, store: Store, pseudonym: Pseudonym, stop: threading.
     if not settings.hl7_port and not settings.mwl_peer:
         raise TriageError("set hl7_port to take orders, or mwl_peer to ask for them")
     absence = Absence(stop)
-    listener = _listen(settings, store, absence) if settings.hl7_port else None
-    asking = threading.Thread(target=_enquirer(settings, store, pseudonym, absence).run, args=(stop,), name="enquirer")
+    secure = serving(settings, "hl7")
+    called = calling(settings, "dicom") if settings.dicom_tls_calling else None
+    watch([secure, called], stop)
+    listener = _listen(settings, store, absence, secure) if settings.hl7_port else None
+    enquirer = _enquirer(settings, store, pseudonym, absence, called)
+    asking = threading.Thread(target=enquirer.run, args=(stop,), name="enquirer")
     if settings.mwl_peer:
         asking.start()
     wait = 0.0
@@ -41,7 +46,7 @@ def run(settings: Settings, store: Store, pseudonym: Pseudonym, stop: threading.
         asking.join(_GRACE_SECONDS)
 
 
-def _listen(settings: Settings, store: Store, absence: Absence) -> Listener:
+def _listen(settings: Settings, store: Store, absence: Absence, tls: Credentials | None) -> Listener:
     desk = Desk(orders=Orders(store), absence=absence, accession_fields=settings.hl7_accession_fields)
     limits = Limits(
         message_bytes_max=settings.hl7_message_kib_max * 1024,
@@ -56,16 +61,19 @@ def _listen(settings: Settings, store: Store, absence: Absence) -> Listener:
         networks=[sender_network(peer) for peer in settings.hl7_peers],
         limits=limits,
         answer=desk.answer,
+        tls=tls,
     )
     try:
         listener.start()
     except OSError as error:
         raise TriageError(f"cannot listen on {settings.hl7_host}:{settings.hl7_port}: {error.strerror}") from error
-    log().info("taking_orders", host=settings.hl7_host, port=listener.port)
+    log().info("taking_orders", host=settings.hl7_host, port=listener.port, tls=tls is not None)
     return listener
 
 
-def _enquirer(settings: Settings, store: Store, pseudonym: Pseudonym, absence: Absence) -> Enquirer:
+def _enquirer(
+    settings: Settings, store: Store, pseudonym: Pseudonym, absence: Absence, tls: Credentials | None
+) -> Enquirer:
     name, _, where = (settings.mwl_peer or "NONE@localhost:104").rpartition("@")
     host, _, port = where.rpartition(":")
     worklist = ModalityWorklist(
@@ -74,6 +82,7 @@ def _enquirer(settings: Settings, store: Store, pseudonym: Pseudonym, absence: A
         host=host.strip("[]"),
         port=int(port),
         seconds=settings.mwl_seconds,
+        tls=tls,
     )
     return Enquirer(
         enquiries=Enquiries(store),
