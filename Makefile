@@ -31,13 +31,13 @@ test: $(STAMP) peers ## lint, types and all tests
 	$(V)/python -m pytest
 
 .PHONY: peers
-peers: # dcmtk and Orthanc (not its service) are independent DICOM peers, ip makes machines, Chromium reads the page; without root their tests are skipped, saying so
-	@command -v storescu >/dev/null && command -v ip >/dev/null && command -v chromium >/dev/null && { command -v Orthanc || test -x /usr/sbin/Orthanc; } >/dev/null || { \
+peers: # dcmtk and Orthanc (not its service) are independent DICOM peers, ip makes machines, nginx is a proxy, Chromium reads the page; without root their tests are skipped, saying so
+	@command -v storescu >/dev/null && command -v ip >/dev/null && test -x /usr/sbin/nginx && command -v chromium >/dev/null && { command -v Orthanc || test -x /usr/sbin/Orthanc; } >/dev/null || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && { [ -e $(POLICY) ] || { \
 	    trap 'rm -f $(POLICY)' EXIT; trap 'exit 1' INT TERM; \
 	    printf '#!/bin/sh\nexit 101\n' >$(POLICY) && chmod 755 $(POLICY); }; } && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dcmtk orthanc iproute2 chromium >/dev/null; } || \
-	  echo "dcmtk, orthanc, iproute2 or chromium missing: their tests will be skipped"
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dcmtk orthanc iproute2 nginx-light chromium >/dev/null; } || \
+	  echo "dcmtk, orthanc, iproute2, nginx or chromium missing: their tests will be skipped"
 
 lint: $(STAMP) ## ruff, formatting, import arrows
 	$(V)/ruff check .
@@ -52,6 +52,16 @@ bench: $(STAMP) ## how fast, beside peers and what is possible (ONLY=latency; th
 
 train: $(STAMP) ## train on FILMS (folders NORMAL and PNEUMONIA, or a CSV) but HELD_OUT, write to OUT
 	$(V)/triage train --films "$(FILMS)" --out "$(or $(OUT),trained)" $(if $(HELD_OUT),--held-out "$(HELD_OUT)")
+
+.PHONY: supply sbom audit-packages
+supply: $(STAMP)
+	@$(V)/python -c "import cyclonedx_py, pip_audit" 2>/dev/null || $(V)/pip install --quiet --constraint constraints.txt --editable '.[supply]'
+
+sbom: supply ## sbom.json: what the daemon needs to run, with native libraries inside wheels; and their licences
+	$(V)/python tools/sbom.py sbom.json
+
+audit-packages: supply ## ask a vulnerability service about all of it; says so where none can be reached
+	$(V)/python tools/audit_packages.py
 
 clean: ## remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

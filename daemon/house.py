@@ -27,9 +27,10 @@ from triage.policy import Policy, expected, thresholds
 if TYPE_CHECKING:
     from daemon.arrival import Arrivals
     from daemon.bell import Ringer
-    from daemon.dicom.association import Listener
+    from daemon.dicom.association import AssociationSummary, Listener
     from daemon.dicom.exchange import Handlers
     from daemon.kept import Kept
+    from daemon.noting import Noting
     from daemon.outage import Outage
     from daemon.sandbox import Limits
     from daemon.spool import Spool
@@ -168,7 +169,7 @@ class House:
     def audit(self) -> Audit:
         from triage.records.audit import Audit
 
-        return Audit(self.store)
+        return Audit(self.store, forwards=bool(self.settings.audit_repository))
 
     @cached_property
     def trail(self) -> Trail:
@@ -176,6 +177,12 @@ class House:
         from daemon.trail import Trail
 
         return Trail(self.audit, self.settings.data_dir)
+
+    @cached_property
+    def noting(self) -> Noting:
+        from daemon.noting import Noting
+
+        return Noting(self.trail)
 
     @cached_property
     def ringer(self) -> Ringer:
@@ -276,9 +283,19 @@ def build_listener(house: House) -> Listener:
     from daemon.dicom.guard import ListenerLimits
     from daemon.receiver import Receiver, Watermark, log_association
 
+    def end(summary: AssociationSummary) -> None:
+        log_association(summary)
+        house.noting.ended(summary)
+
     settings = house.settings
     arrivals = replace(house.arrivals, intake=house.outage) if house.outage else house.arrivals
-    receiver = Receiver(spool=house.spool, arrivals=arrivals, ringer=house.ringer, pseudonym=house.pseudonym)
+    receiver = Receiver(
+        spool=house.spool,
+        arrivals=arrivals,
+        ringer=house.ringer,
+        pseudonym=house.pseudonym,
+        on_stored=house.noting.stored,
+    )
     limits = ListenerLimits(
         pdu_seconds=settings.dicom_pdu_seconds,
         idle_seconds=settings.dicom_idle_seconds,
@@ -298,9 +315,9 @@ def build_listener(house: House) -> Listener:
         shares_port=settings.receivers > 1,
         tls=house.dicom_tls,
         on_store=receiver.begin,
-        on_association_end=log_association,
+        on_association_end=end,
         refuse=Watermark(house.spool, settings.disk_free_mib_min),
-        handlers=_handlers(house),
+        handlers=house.noting.handlers(_handlers(house)),
     )
 
 

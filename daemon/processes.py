@@ -59,6 +59,8 @@ def receive() -> None:
     look_at_kept(house)
     listener = build_listener(house)
     watch([house.dicom_tls], stop)
+    from daemon.trail import active
+
     if house.outage:
         house.outage.start()
     try:
@@ -67,8 +69,9 @@ def receive() -> None:
         where = f"{house.settings.dicom_host}:{house.settings.dicom_port}"
         raise TriageError(f"cannot listen on {where}: {error.strerror}") from error
     log().info("receiving", host=house.settings.dicom_host, port=listener.port, tls=house.dicom_tls is not None)
-    stop.wait()
-    listener.stop(grace_seconds=10.0)
+    with active(house.trail, "receiver"):
+        stop.wait()
+        listener.stop(grace_seconds=10.0)
     if house.outage:
         house.outage.stop()
 
@@ -126,7 +129,8 @@ def schedule() -> None:
     stop = lifecycle.stop_on_signals()
     need_database(house)
     from daemon.scheduler import Sweeps, run
-    from daemon.turn import turn
+    from daemon.trail import active
+    from daemon.turn import AUDIT, turn
 
     settings = house.settings
     sweeps = Sweeps(
@@ -139,15 +143,27 @@ def schedule() -> None:
         pending_seconds=settings.pending_seconds,
         retention_days=settings.retention_days,
         free_mib_min=settings.disk_free_mib_min,
+        note=house.trail.note,
     )
     reporter = house.stepping.reporter()
     if reporter:
         watch([house.stepping.called], stop)
         reporter.start()
+    forwarder = None
+    if settings.audit_repository:
+        from daemon.auditing.building import audit_tls, build_forwarder
+
+        tls = audit_tls(settings)
+        watch([tls], stop)
+        forwarder = build_forwarder(settings, house.audit, turn(house.store, AUDIT), tls)
+        forwarder.start()
     grace_seconds = settings.lease_seconds / 2 if house.store.backend == "postgresql" else 0.0
-    run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds)
+    with active(house.trail, "scheduler"):
+        run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds)
     if reporter:
         reporter.stop()
+    if forwarder:
+        forwarder.stop()
 
 
 def web() -> None:
@@ -158,16 +174,16 @@ def web() -> None:
     need_database(house)
     from daemon.decoder import Decoder
     from daemon.site import build_site
+    from daemon.trail import active
     from daemon.web.serving import serve
 
     settings = house.settings
     with Decoder(decoding_limits(settings)) as decoder:
         app = build_site(house, decoder)
-        house.trail.start()
         tls = serving(settings, "http")
         watch([tls], stop)
-        serve(app, settings.http_host, settings.http_port, stop, tls)
-        house.trail.stop()
+        with active(house.trail, "web"):
+            serve(app, settings.http_host, settings.http_port, stop, tls)
 
 
 def orders() -> None:
@@ -177,5 +193,7 @@ def orders() -> None:
     stop = lifecycle.stop_on_signals()
     need_database(house)
     from daemon.orders.process import run
+    from daemon.trail import active
 
-    run(house.settings, house.store, house.pseudonym, stop)
+    with active(house.trail, "orders"):
+        run(house.settings, house.store, house.pseudonym, stop, house.trail)

@@ -49,12 +49,13 @@ WHY_REJECTED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Receiver:
-    """What happens to C-STORE requests. Called from many threads at once."""
+    """What happens to C-STORE requests. Called from many threads at once. ``on_stored`` may not raise."""
 
     spool: Spool
     arrivals: Arrivals
     ringer: Ringer
     pseudonym: Pseudonym
+    on_stored: Callable[[StoreRequest, Header], None] = lambda _request, _header: None
 
     def begin(self, request: StoreRequest) -> InstanceDeposit:
         """Never raises."""
@@ -63,6 +64,7 @@ class Receiver:
     def refused(self, request: StoreRequest, error: Exception) -> int:
         """The status to answer, from `STATUS_OF`."""
         status = next(status for kind, status, _ in STATUS_OF if isinstance(error, kind))
+        request.transfers.failed += 1
         log().error("instance_refused", status=f"{status:04X}", calling_ae=request.calling_ae, **describe(error))
         return status
 
@@ -74,6 +76,7 @@ class Receiver:
         if receipt.queued:
             self.ringer.ring()
         self._log(received, receipt, time.monotonic() - began)
+        self.on_stored(request, received.header)
         return SUCCESS
 
     def _log(self, received: ReceivedInstance, receipt: Receipt, seconds: float) -> None:

@@ -40,6 +40,7 @@ from daemon.dicom.negotiation import LOCAL_LIMIT_EXCEEDED, Peer, Rejection, Rule
 from daemon.dicom.reactor import GuardedDUL
 from daemon.dicom.service import SUCCESS, Deposit, Service, StoreRequest
 from daemon.dicom.summary import AssociationSummary
+from daemon.dicom.transfers import Transfers
 
 if TYPE_CHECKING:
     import ssl
@@ -95,6 +96,7 @@ class GuardedAssociation(Association):
         self._inlet: Inlet | None = None
         self._service: Service | None = None
         self._is_dismissed = False
+        self._transfers = Transfers()
         self.rejected_as: Rejection | None = None
         self.acse = GuardedACSE(self)
         self.dul = GuardedDUL(self, listener.limits, self._journal)
@@ -181,6 +183,7 @@ class GuardedAssociation(Association):
                 sop_class_uid=command.sop_class_uid,
                 sop_instance_uid=command.sop_instance_uid,
                 transfer_syntax_uid=transfer_syntax_uid,
+                transfers=self._transfers,
             )
         )
 
@@ -224,6 +227,7 @@ class GuardedAssociation(Association):
             bytes_received=self._journal.bytes_received,
             seconds=time.monotonic() - self._journal.began,
             rejection=self.rejected_as,
+            transfers=self._transfers,
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from daemon.dicom.transfers import Transfers
+
 if TYPE_CHECKING:
     from daemon.dicom.guard import Outcome
     from daemon.dicom.negotiation import Rejection
@@ -30,3 +32,4 @@ class AssociationSummary:
     seconds: float = 0.0
     rejection: Rejection | None = None
     problem: str = ""
+    transfers: Transfers = field(default_factory=Transfers, repr=False, compare=False)

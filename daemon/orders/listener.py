@@ -25,6 +25,7 @@ class Listener:
     """From ``start`` to ``stop``. ``answer`` runs in the connections' threads; None closes without an answer.
 
     Programs on this machine may always send. ``tls``: what a connection that comes now is to be encrypted with.
+    ``on_refused``: told of the address of who was turned away, and why.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class Listener:
         limits: Limits,
         answer: Callable[[Frame, str], bytes | None],
         tls: Callable[[], ssl.SSLContext] | None = None,
+        on_refused: Callable[[str, str], None] = lambda _address, _problem: None,
     ) -> None:
         self.limits = limits
         self.answer = answer
         self.tls = tls
+        self.on_refused = on_refused
         self._where = (host, port)
         self._networks = networks
         self._lock = threading.Lock()
@@ -73,6 +76,7 @@ class Listener:
                 self._connected[address] += 1
                 return True
         log().warning("order_sender_refused", address=address, problem=problem)
+        self.on_refused(address, problem)
         return False
 
     def leave(self, address: str) -> None:
@@ -133,6 +137,7 @@ class _Connection(socketserver.BaseRequestHandler):
             outcome = end.outcome
         except ssl.SSLError as error:
             outcome, problem = Outcome.INSECURE, tls_problem(error)
+            listener.on_refused(address, problem)
         except Exception as error:  # noqa: BLE001 - costs this connection only, and must not print what it holds
             log().error("order_connection_failed", address=address, **describe(error))
         finally:

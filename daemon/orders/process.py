@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from datetime import UTC, datetime
 
 from daemon.absence import Absence
 from daemon.dicom.enquiry import ModalityWorklist
@@ -14,16 +16,18 @@ from daemon.orders.listener import Listener
 from daemon.settings import Settings
 from daemon.telemetry import Pseudonym, log
 from daemon.tls import Credentials, calling, serving, watch
+from daemon.trail import Trail
 from triage.errors import TriageError
 from triage.records.enquiries import Enquiries
 from triage.records.orders import Orders
 from triage.records.store import DatabaseError, Store
+from triage.user import Access, Outcome
 
 _HOUR_SECONDS = 3600.0
 _GRACE_SECONDS = 10.0
 
 
-def run(settings: Settings, store: Store, pseudonym: Pseudonym, stop: threading.Event) -> None:
+def run(settings: Settings, store: Store, pseudonym: Pseudonym, stop: threading.Event, trail: Trail) -> None:
     """Until asked to stop. Raise TriageError if the port cannot be had, or nothing is to be done."""
     if not settings.hl7_port and not settings.mwl_peer:
         raise TriageError("set hl7_port to take orders, or mwl_peer to ask for them")
@@ -31,7 +35,7 @@ def run(settings: Settings, store: Store, pseudonym: Pseudonym, stop: threading.
     secure = serving(settings, "hl7")
     called = calling(settings, "dicom") if settings.dicom_tls_calling else None
     watch([secure, called], stop)
-    listener = _listen(settings, store, absence, secure) if settings.hl7_port else None
+    listener = _listen(settings, store, absence, secure, trail) if settings.hl7_port else None
     enquirer = _enquirer(settings, store, pseudonym, absence, called)
     asking = threading.Thread(target=enquirer.run, args=(stop,), name="enquirer")
     if settings.mwl_peer:
@@ -46,7 +50,7 @@ def run(settings: Settings, store: Store, pseudonym: Pseudonym, stop: threading.
         asking.join(_GRACE_SECONDS)
 
 
-def _listen(settings: Settings, store: Store, absence: Absence, tls: Credentials | None) -> Listener:
+def _listen(settings: Settings, store: Store, absence: Absence, tls: Credentials | None, trail: Trail) -> Listener:
     desk = Desk(orders=Orders(store), absence=absence, accession_fields=settings.hl7_accession_fields)
     limits = Limits(
         message_bytes_max=settings.hl7_message_kib_max * 1024,
@@ -62,6 +66,7 @@ def _listen(settings: Settings, store: Store, absence: Absence, tls: Credentials
         limits=limits,
         answer=desk.answer,
         tls=tls,
+        on_refused=lambda address, problem: _note(trail, address, problem),
     )
     try:
         listener.start()
@@ -69,6 +74,15 @@ def _listen(settings: Settings, store: Store, absence: Absence, tls: Credentials
         raise TriageError(f"cannot listen on {settings.hl7_host}:{settings.hl7_port}: {error.strerror}") from error
     log().info("taking_orders", host=settings.hl7_host, port=listener.port, tls=tls is not None)
     return listener
+
+
+def _note(trail: Trail, address: str, problem: str) -> None:
+    """Once in some minutes for each address."""
+    told = json.dumps({"problem": f"HL7: {problem}"})
+    access = Access(
+        at=datetime.now(UTC), who="", verb="connect", outcome=Outcome.REFUSED, address=address, details=told
+    )
+    trail.note_once(access, ("connect", problem, address))
 
 
 def _enquirer(
