@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from daemon import telemetry
 from daemon.environment import read_settings
-from daemon.lifecycle import EXIT_AGAIN
+from daemon.lifecycle import EXIT_AGAIN, leave_no_core
 from daemon.notation import split_peer
 from daemon.settings import Settings
 from daemon.telemetry import log
@@ -242,6 +242,7 @@ def _complaint(error: Exception) -> str:
 def open_house(process: str) -> House:
     """Read the settings and set up logging: the first thing each process does. Its files are its own from then on."""
     os.umask(0o077)
+    leave_no_core()
     settings, policy = read_settings()
     telemetry.configure(settings.log_format, settings.log_level, process)
     return House(settings, policy, process)

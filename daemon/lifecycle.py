@@ -7,6 +7,7 @@ starts a dead child again, at once the first time, then with growing pauses; one
 from __future__ import annotations
 
 import ctypes
+import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from daemon.telemetry import log
 EXIT_MEND = 2
 # Starting it again, a little later, may help.
 EXIT_AGAIN = 1
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _FORGIVEN_AFTER_SECONDS = 60.0
 _PAUSE_SECONDS_MAX = 30.0
 
@@ -43,6 +44,12 @@ def stop_on_signals() -> threading.Event:
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent dies, however it dies; prctl(2)."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def leave_no_core() -> None:
+    """A core dump would hold patients: none is written, and none piped to a handler of the system's (core(5))."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 @dataclass
