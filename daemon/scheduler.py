@@ -66,8 +66,8 @@ class Sweeps:
             studies: set[str] = set()
             try:
                 for instance_id, study, sha256, quarantined in batch:
-                    studies.add(study)
                     self.spool.kept.delete(sha256)  # first: if it fails, the next turn tries again
+                    studies.add(study)
                     if quarantined:  # set aside after its row was written, unless a crash came between
                         self.spool.kept.delete(sha256, quarantined=True)
                     self.queue.forget_file(instance_id)
