@@ -236,6 +236,7 @@ def broken_database(daemon: Daemon) -> Iterator[None]:
 def asked_over_dicom(daemon: Daemon) -> None:
     """Questions that name patients, by a peer that says who it is in the association request, too."""
     ae = AE("PACS")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 120  # other work may stand beside it
     for model in (STUDY_ROOT, UPS_PULL):
         ae.add_requested_context(model, "1.2.840.10008.1.2")
     identity = UserIdentityNegotiation()
