@@ -38,13 +38,13 @@ install: wheel ## as root, on a host with systemd: /opt/triage, its user, settin
 	deploy/install.sh $(if $(WHEELS),--wheels "$(WHEELS)") dist/worklist_triage-*.whl
 
 .PHONY: peers
-peers: # dcmtk and Orthanc (not its service) are independent DICOM peers, ip and systemd-nspawn make machines, rsyslogd takes logs, Chromium reads the page, promtool the alerts; without root their tests are skipped, saying so
-	@command -v storescu >/dev/null && command -v ip >/dev/null && command -v chromium >/dev/null && command -v systemd-nspawn >/dev/null && command -v promtool >/dev/null && { command -v rsyslogd || test -x /usr/sbin/rsyslogd; } >/dev/null && { command -v Orthanc || test -x /usr/sbin/Orthanc; } >/dev/null || { \
+peers: # dcmtk and Orthanc (not its service) are independent DICOM peers, ip and systemd-nspawn make machines, nginx is a proxy, rsyslogd takes logs, Chromium reads the page, promtool the alerts; without root their tests are skipped, saying so
+	@command -v storescu >/dev/null && command -v ip >/dev/null && command -v chromium >/dev/null && command -v systemd-nspawn >/dev/null && command -v promtool >/dev/null && test -x /usr/sbin/nginx && { command -v rsyslogd || test -x /usr/sbin/rsyslogd; } >/dev/null && { command -v Orthanc || test -x /usr/sbin/Orthanc; } >/dev/null || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && { [ -e $(POLICY) ] || { \
 	    trap 'rm -f $(POLICY)' EXIT; trap 'exit 1' INT TERM; \
 	    printf '#!/bin/sh\nexit 101\n' >$(POLICY) && chmod 755 $(POLICY); }; } && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dcmtk orthanc iproute2 chromium systemd-container rsyslog python3-venv prometheus >/dev/null; } || \
-	  echo "dcmtk, orthanc, iproute2, chromium, systemd-container, rsyslog or prometheus missing: their tests will be skipped"
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dcmtk orthanc iproute2 chromium systemd-container rsyslog python3-venv prometheus nginx-light >/dev/null; } || \
+	  echo "dcmtk, orthanc, iproute2, chromium, systemd-container, rsyslog, prometheus or nginx missing: their tests will be skipped"
 
 lint: $(STAMP) ## ruff, formatting, import arrows
 	$(V)/ruff check .
@@ -62,6 +62,16 @@ fuzz: $(STAMP) ## coverage-guided fuzzing of what reads bytes of strangers, MINU
 
 train: $(STAMP) ## train on FILMS (folders NORMAL and PNEUMONIA, or a CSV) but HELD_OUT, write to OUT
 	$(V)/triage train --films "$(FILMS)" --out "$(or $(OUT),trained)" $(if $(HELD_OUT),--held-out "$(HELD_OUT)")
+
+.PHONY: supply sbom audit-packages
+supply: $(STAMP)
+	@$(V)/python -c "import cyclonedx_py, pip_audit" 2>/dev/null || $(V)/pip install --quiet --constraint constraints.txt --editable '.[supply]'
+
+sbom: supply ## sbom.json: what the daemon needs to run, with native libraries inside wheels; and their licences
+	$(V)/python tools/sbom.py sbom.json
+
+audit-packages: supply ## ask a vulnerability service about all of it; says so where none can be reached
+	$(V)/python tools/audit_packages.py
 
 clean: ## remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -174,7 +174,7 @@ def audit(
     local = [moment.astimezone() if moment else None for moment in (since, until)]
     found = house.audit.list(limit, same=same, since=local[0], until=local[1])
     if as_json:
-        _print_json([asdict(access) for access in found])
+        _print_json([{key: value for key, value in asdict(access).items() if key != "details"} for access in found])
         return
     rows = [(_moment(a.at), a.who or "-", a.verb, a.study_instance_uid or "-", a.outcome, a.address) for a in found]
     _print_table(("When", "Who", "What", "Study", "Outcome", "From"), rows)

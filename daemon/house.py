@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from daemon import telemetry
 from daemon.complaint import DatabaseUnavailableError, refusal
 from daemon.environment import read_settings
-from daemon.lifecycle import EXIT_AGAIN
+from daemon.lifecycle import EXIT_AGAIN, leave_no_core
 from daemon.metrics import MODEL
 from daemon.notation import split_peer
 from daemon.settings import Settings
 from daemon.share import refuse_share
 from daemon.telemetry import log
-from daemon.tls import build_tls
+from daemon.tls import Credentials, serving
 from triage.card import read_card
 from triage.errors import CardMismatchError, SettingsError, TriageError
 from triage.jobs import RetryRule
@@ -31,9 +31,10 @@ from triage.policy import Policy, expected, thresholds
 if TYPE_CHECKING:
     from daemon.arrival import Arrivals
     from daemon.bell import Ringer
-    from daemon.dicom.association import Listener
+    from daemon.dicom.association import AssociationSummary, Listener
     from daemon.dicom.exchange import Handlers
     from daemon.kept import Kept
+    from daemon.noting import Noting
     from daemon.outage import Outage
     from daemon.sandbox import Limits
     from daemon.spool import Spool
@@ -184,7 +185,7 @@ class House:
     def audit(self) -> Audit:
         from triage.records.audit import Audit
 
-        return Audit(self.store)
+        return Audit(self.store, forwards=bool(self.settings.audit_repository))
 
     @cached_property
     def trail(self) -> Trail:
@@ -200,6 +201,12 @@ class House:
         return Processes(self.store)
 
     @cached_property
+    def noting(self) -> Noting:
+        from daemon.noting import Noting
+
+        return Noting(self.trail)
+
+    @cached_property
     def ringer(self) -> Ringer:
         from daemon.bell import Ringer
 
@@ -208,6 +215,10 @@ class House:
     @cached_property
     def pseudonym(self) -> telemetry.Pseudonym:
         return telemetry.Pseudonym(self.spool.root)
+
+    @cached_property
+    def dicom_tls(self) -> Credentials | None:
+        return serving(self.settings, "dicom")
 
     @property
     def rule(self) -> RetryRule:
@@ -250,6 +261,7 @@ def look_at_kept(house: House) -> None:
 def open_house(process: str) -> House:
     """Read the settings and set up logging: the first thing each process does. Its files are its own from then on."""
     os.umask(0o077)
+    leave_no_core()
     settings, policy = read_settings()
     telemetry.configure(settings.log_format, settings.log_level, process)
     return House(settings, policy, process)
@@ -292,9 +304,19 @@ def build_listener(house: House, beat: Callable[[], None]) -> Listener:
     from daemon.dicom.guard import ListenerLimits
     from daemon.receiver import Receiver, Watermark, log_association
 
+    def end(summary: AssociationSummary) -> None:
+        log_association(summary)
+        house.noting.ended(summary)
+
     settings = house.settings
     arrivals = replace(house.arrivals, intake=house.outage) if house.outage else house.arrivals
-    receiver = Receiver(spool=house.spool, arrivals=arrivals, ringer=house.ringer, pseudonym=house.pseudonym)
+    receiver = Receiver(
+        spool=house.spool,
+        arrivals=arrivals,
+        ringer=house.ringer,
+        pseudonym=house.pseudonym,
+        on_stored=house.noting.stored,
+    )
     limits = ListenerLimits(
         pdu_seconds=settings.dicom_pdu_seconds,
         idle_seconds=settings.dicom_idle_seconds,
@@ -312,11 +334,11 @@ def build_listener(house: House, beat: Callable[[], None]) -> Listener:
         peers=peers,
         strict_loopback=settings.dicom_strict_loopback,
         shares_port=settings.receivers > 1,
-        tls=build_tls(settings),
+        tls=house.dicom_tls,
         on_store=receiver.begin,
-        on_association_end=log_association,
+        on_association_end=end,
         refuse=Watermark(house.spool, settings.disk_free_mib_min),
-        handlers=_handlers(house),
+        handlers=house.noting.handlers(_handlers(house)),
         beat=beat,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from daemon.telemetry import describe, log
 EXIT_MEND = 2
 # Starting it again, a little later, may help.
 EXIT_AGAIN = 1
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _FORGIVEN_AFTER_SECONDS = 60.0
 _PAUSE_SECONDS_MAX = 30.0
 # How long a child may take until it first beats: it loads its libraries, from a disk that may be busy.
@@ -119,6 +120,12 @@ def end_hanging() -> None:
     """End this process at once, whatever its threads are doing: who supervises it starts another."""
     log().error("process_hangs")
     os._exit(EXIT_AGAIN)
+
+
+def leave_no_core() -> None:
+    """A core dump would hold patients: none is written, and none piped to a handler of the system's (core(5))."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 @dataclass

@@ -13,6 +13,8 @@ from triage.user import Role
 _AE_CHARACTERS = 16
 _PORTS = 2**16
 _WITHOUT_PASSWORD = re.compile(r"(postgresql(?:\+\w+)?://[^:/?#@]+)(@.*)", re.DOTALL)
+# RFC 5425, RFC 6587 and RFC 5426.
+_SYSLOG_PORTS = {"tls": 6514, "tcp": 601, "udp": 514}
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]*[A-Za-z][A-Za-z0-9._-]*$")
 
 
@@ -98,3 +100,13 @@ def sender_network(text: str) -> IPv4Network | IPv6Network:
         return ip_network(text)
     except ValueError:
         raise ValueError(f"hl7_peers: {text!r} is neither an IP address nor a network like 10.1.0.0/16") from None
+
+
+def split_repository(text: str) -> tuple[str, str, int]:
+    """Kind (tls, tcp or udp), host and port of "syslog-KIND://HOST:PORT"; without port that of the kind."""
+    scheme, _, where = text.partition("://")
+    kind = scheme.removeprefix("syslog-")
+    host, port = where, ""
+    if not where.endswith("]"):
+        host, _, port = where.rpartition(":") if ":" in where else (where, "", "")
+    return kind, host.strip("[]"), int(port) if port else _SYSLOG_PORTS[kind]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Annotated
 
@@ -16,6 +18,7 @@ import typer
 from daemon import lifecycle
 from daemon.anew import policy_reader
 from daemon.house import (
+    House,
     await_database,
     build_listener,
     decoding_limits,
@@ -29,6 +32,7 @@ from daemon.presence import appear
 from daemon.settings import Settings
 from daemon.shown import LOOP_SECONDS, begin, shown_together
 from daemon.telemetry import log
+from daemon.tls import serving, watch
 from triage.errors import TriageError
 
 
@@ -70,6 +74,9 @@ def receive() -> None:
     look_at_kept(house)
     pulse = begin(house, "receiver")
     listener = build_listener(house, pulse.loop("accepting", LOOP_SECONDS))
+    watch([house.dicom_tls], stop)
+    from daemon.trail import active
+
     if house.outage:
         house.outage.start()
     try:
@@ -77,11 +84,11 @@ def receive() -> None:
     except OSError as error:
         where = f"{house.settings.dicom_host}:{house.settings.dicom_port}"
         raise TriageError(f"cannot listen on {where}: {error.strerror}") from error
-    tls = house.settings.dicom_tls_certificate_file is not None
-    log().info("receiving", host=house.settings.dicom_host, port=listener.port, tls=tls)
+    log().info("receiving", host=house.settings.dicom_host, port=listener.port, tls=house.dicom_tls is not None)
     lifecycle.on_reload(policy_reader(house))
-    stop.wait()
-    listener.stop(grace_seconds=10.0)
+    with active(house.trail, "receiver"):
+        stop.wait()
+        listener.stop(grace_seconds=10.0)
     if house.outage:
         house.outage.stop()
     pulse.stop()
@@ -130,6 +137,7 @@ def schedule() -> None:
     pulse = begin(house, "scheduler")
     from daemon.gauges import Gauges
     from daemon.scheduler import Sweeps, run
+    from daemon.trail import active
     from daemon.turn import turn
 
     settings = house.settings
@@ -145,17 +153,38 @@ def schedule() -> None:
         retention_days=settings.retention_days,
         free_mib_min=settings.disk_free_mib_min,
         gauges=Gauges(store=house.store, queue=house.queue, weights_card=settings.weights_card),
+        note=house.trail.note,
     )
     reporter = house.stepping.reporter()
     if reporter:
+        watch([house.stepping.called], stop)
         reporter.start()
     lifecycle.on_reload(policy_reader(house))
     grace_seconds = settings.lease_seconds / 2 if house.store.backend == "postgresql" else 0.0
     beat = pulse.loop("turn", 3 * LOOP_SECONDS)  # giving the turn up waits for sweeps, which wait for the database
-    run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds=grace_seconds, beat=beat)
+    with active(house.trail, "scheduler"), _audit_forwarded(house, stop):
+        run(sweeps, turn(house.store), settings.sweep_seconds, stop, grace_seconds=grace_seconds, beat=beat)
     if reporter:
         reporter.stop()
     pulse.stop()
+
+
+@contextmanager
+def _audit_forwarded(house: House, stop: threading.Event) -> Iterator[None]:
+    """To the site's audit repository, where there is one."""
+    settings = house.settings
+    if not settings.audit_repository:
+        yield
+        return
+    from daemon.auditing.building import audit_tls, build_forwarder
+    from daemon.turn import AUDIT, turn
+
+    tls = audit_tls(settings)
+    watch([tls], stop)
+    forwarder = build_forwarder(settings, house.audit, turn(house.store, AUDIT), tls)
+    forwarder.start()
+    yield
+    forwarder.stop()
 
 
 def web() -> None:
@@ -167,16 +196,19 @@ def web() -> None:
     pulse = begin(house, "web")
     from daemon.decoder import Decoder
     from daemon.site import build_site
+    from daemon.trail import active
     from daemon.web.serving import serve
 
     settings = house.settings
     appear(house.spool.root, "web")
     with Decoder(decoding_limits(settings)) as decoder:
         app = build_site(house, decoder)
-        house.trail.start()
+        tls = serving(settings, "http")
+        watch([tls], stop)
         lifecycle.on_reload(policy_reader(house))
-        serve(app, settings.http_host, settings.http_port, stop, pulse.loop("answering", LOOP_SECONDS))
-        house.trail.stop()
+        beat = pulse.loop("answering", LOOP_SECONDS)
+        with active(house.trail, "web"):
+            serve(app, settings.http_host, settings.http_port, stop, beat=beat, tls=tls)
     pulse.stop()
 
 
@@ -188,7 +220,9 @@ def orders() -> None:
     need_database(house)
     pulse = begin(house, "orders")
     from daemon.orders.process import run
+    from daemon.trail import active
 
     appear(house.spool.root, "orders")
-    run(house.settings, house.store, house.pseudonym, stop, pulse)
+    with active(house.trail, "orders"):
+        run(house.settings, house.store, house.pseudonym, stop, pulse, house.trail)
     pulse.stop()

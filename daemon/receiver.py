@@ -50,12 +50,13 @@ WHY_REJECTED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Receiver:
-    """What happens to C-STORE requests. Called from many threads at once."""
+    """What happens to C-STORE requests. Called from many threads at once. ``on_stored`` may not raise."""
 
     spool: Spool
     arrivals: Arrivals
     ringer: Ringer
     pseudonym: Pseudonym
+    on_stored: Callable[[StoreRequest, Header], None] = lambda _request, _header: None
 
     def begin(self, request: StoreRequest) -> InstanceDeposit:
         """Never raises."""
@@ -64,6 +65,7 @@ class Receiver:
     def refused(self, request: StoreRequest, error: Exception) -> int:
         """The status to answer, from `STATUS_OF`."""
         status = next(status for kind, status, _ in STATUS_OF if isinstance(error, kind))
+        request.transfers.failed += 1
         log().error("instance_refused", status=f"{status:04X}", calling_ae=request.calling_ae, **describe(error))
         return status
 
@@ -75,6 +77,7 @@ class Receiver:
         if receipt.queued:
             self.ringer.ring()
         self._log(received, receipt, time.monotonic() - began)
+        self.on_stored(request, received.header)
         return SUCCESS
 
     def _log(self, received: ReceivedInstance, receipt: Receipt, seconds: float) -> None:
@@ -160,6 +163,7 @@ def log_association(summary: AssociationSummary) -> None:
         address=summary.address,
         outcome=summary.outcome,
         rejection=WHY_REJECTED.get(summary.rejection) if summary.rejection else None,
+        problem=summary.problem or None,
         stored=summary.stored,
         failed=summary.failed,
         statuses=" ".join(f"{status:04X}:{count}" for status, count in sorted(summary.statuses.items())),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +22,7 @@ from triage.records.postgresql import is_away
 from triage.records.processes import Processes
 from triage.records.queue import Queue
 from triage.records.store import Store
+from triage.user import Access
 
 # A file may be on disk a moment before its row is committed; after this it is an orphan.
 _ORPHAN_SECONDS = 600.0
@@ -44,6 +45,7 @@ class Sweeps:
     retention_days: float
     free_mib_min: int
     gauges: Gauges
+    note: Callable[[Access], None] = lambda _access: None
 
     def show_state(self) -> None:
         """For those who watch."""
@@ -73,11 +75,16 @@ class Sweeps:
         """Pixel files past their retention; never of an instance that awaits its analysis."""
         count = 0
         while batch := self.queue.expired_files(self.retention_days):
-            for instance_id, sha256, quarantined in batch:
-                self.spool.kept.delete(sha256)  # first: if it fails, the next turn tries again
-                if quarantined:  # set aside after its row was written, unless a crash came between
-                    self.spool.kept.delete(sha256, quarantined=True)
-                self.queue.forget_file(instance_id)
+            studies: set[str] = set()
+            try:
+                for instance_id, study, sha256, quarantined in batch:
+                    self.spool.kept.delete(sha256)  # first: if it fails, the next turn tries again
+                    studies.add(study)
+                    if quarantined:  # set aside after its row was written, unless a crash came between
+                        self.spool.kept.delete(sha256, quarantined=True)
+                    self.queue.forget_file(instance_id)
+            finally:
+                self._note_deleted(studies)
             count += len(batch)
         # What could not even be listed has no row that would end its keeping.
         for file in self.spool.kept.files(self.retention_days * _DAY_SECONDS, quarantined=True):
@@ -85,6 +92,10 @@ class Sweeps:
             count += 1
         if count:
             log().info("files_deleted", count=count)
+
+    def _note_deleted(self, studies: Collection[str]) -> None:
+        for uid in studies:
+            self.note(Access(at=datetime.now(UTC), who="retention", verb="delete", study_instance_uid=uid))
 
     def adopt_orphans(self) -> None:
         """Files that were stored whole but whose row was never committed are listed after all.

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     dicom_tls_certificate_file: Path | None = Field(None, description="PEM; set it to speak TLS only")
     dicom_tls_key_file: Path | None = Field(None, description="PEM; needed with the certificate")
     dicom_tls_ca_file: Path | None = Field(None, description="PEM; clients must show a certificate signed by these")
+    dicom_tls_calling: bool = Field(
+        default=False, description="speak TLS to ups_subscribers and mwl_peer, whom dicom_tls_ca_file must know"
+    )
     dicom_pdu_seconds: float = Field(30.0, gt=0, description="deadline for each PDU to arrive whole")
     dicom_idle_seconds: float = Field(60.0, gt=0, description="a silent association is closed after this")
     dicom_acse_seconds: float = Field(5.0, gt=0, description="deadline for the association request and TLS handshake")
@@ -94,6 +97,8 @@ class Settings(BaseSettings):
     http_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="addresses or networks of proxies whose X-Forwarded-For and -Proto are believed"
     )
+    http_tls_certificate_file: Path | None = Field(None, description="PEM, with its chain; set it to serve https only")
+    http_tls_key_file: Path | None = Field(None, description="PEM; needed with the certificate")
     session_idle_minutes: float = Field(30.0, gt=0, description="a session ends after so long without a request")
     session_hours: float = Field(12.0, gt=0, description="a session ends so long after the sign-in")
 
@@ -112,6 +117,9 @@ class Settings(BaseSettings):
     hl7_peers: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="who may send them, besides this machine: addresses or networks, with commas between"
     )
+    hl7_tls_certificate_file: Path | None = Field(None, description="PEM; set it to take orders over TLS only")
+    hl7_tls_key_file: Path | None = Field(None, description="PEM; needed with the certificate")
+    hl7_tls_ca_file: Path | None = Field(None, description="PEM; senders must show a certificate signed by these")
     hl7_accession_fields: Annotated[tuple[str, ...], NoDecode] = Field(
         ("IPC-1", "OBR-18", "OBR-3", "ORC-3", "OBR-2", "ORC-2"),
         description="where an order's accession number stands; the first that is filled counts (IHE: IPC-1, OBR-18)",
@@ -128,6 +136,17 @@ class Settings(BaseSettings):
     )
     mwl_seconds: float = Field(10.0, gt=0, description="deadline for each of its answers")
     mwl_pause_seconds: float = Field(10.0, ge=0.1, description="between two times of asking it, for 20 studies each")
+
+    audit_repository: str = Field(
+        "",
+        pattern=r"^(syslog-(tls|tcp|udp)://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?)?$",
+        description="syslog-tls://HOST:PORT (or -tcp, -udp) where audit messages of PS3.15 A.5 go; empty: nowhere",
+    )
+    audit_source: str = Field("triage", pattern=r"^[\w.@-]{1,64}$", description="Audit Source ID in those messages")
+    audit_waiting_max: int = Field(100_000, ge=1, description="messages kept for a repository that is away")
+    audit_tls_ca_file: Path | None = Field(None, description="PEM; whom to trust as audit_repository over TLS")
+    audit_tls_certificate_file: Path | None = Field(None, description="PEM; what we show to it")
+    audit_tls_key_file: Path | None = Field(None, description="PEM; needed with the certificate")
 
     weights_card: Path = Field(DEFAULT_WEIGHTS, description="card (JSON) of the network; its weights lie beside it")
     explanations: bool = Field(default=False, description="pictures on the page of what moved the network; see README")
@@ -173,11 +192,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _make_sense(self) -> Self:
-        tls = (self.dicom_tls_certificate_file, self.dicom_tls_key_file)
-        if any(tls) != all(tls):
-            raise ValueError("dicom_tls_certificate_file and dicom_tls_key_file go together")
-        if self.dicom_tls_ca_file and not all(tls):
-            raise ValueError("dicom_tls_ca_file needs dicom_tls_certificate_file and dicom_tls_key_file")
+        self._check_tls()
         if self.job_seconds <= self.decode_seconds:
             raise ValueError("job_seconds must be more than decode_seconds: decoding is only a part of a job")
         if self.pixel_store and self.job_seconds <= self.decode_seconds + self.pixel_store_seconds:
@@ -192,6 +207,20 @@ class Settings(BaseSettings):
             self._check_oidc()
         self._check_lists()
         return self
+
+    def _check_tls(self) -> None:
+        for wing in ("dicom", "hl7", "http", "audit"):
+            names = [f"{wing}_tls_certificate_file", f"{wing}_tls_key_file"]
+            pair = [getattr(self, name) for name in names]
+            if any(pair) != all(pair):
+                raise ValueError(f"{names[0]} and {names[1]} go together")
+            is_serving = wing in {"dicom", "hl7"} and not self.dicom_tls_calling
+            if is_serving and getattr(self, f"{wing}_tls_ca_file") and not all(pair):
+                raise ValueError(f"{wing}_tls_ca_file needs {names[0]} and {names[1]}")
+        if self.dicom_tls_calling and not self.dicom_tls_ca_file:
+            raise ValueError("dicom_tls_calling needs dicom_tls_ca_file: it says whom to trust")
+        if self.audit_repository.startswith("syslog-tls:") and not self.audit_tls_ca_file:
+            raise ValueError("audit_repository over TLS needs audit_tls_ca_file: it says whom to trust")
 
     def _check_lists(self) -> None:
         for proxy in self.http_proxies:

@@ -11,6 +11,7 @@ from daemon.dicom.ups import Ups
 from daemon.notation import split_application
 from daemon.settings import Settings
 from daemon.telemetry import Pseudonym
+from daemon.tls import Credentials, calling
 from triage.records.reading import Reading
 from triage.records.store import Store
 from triage.records.subscriptions import Subscriptions
@@ -46,6 +47,11 @@ class Stepping:
             workitems=self.workitems, subscriptions=self.subscriptions, finding=self.finding, pseudonym=pseudonym
         )
 
+    @cached_property
+    def called(self) -> Credentials | None:
+        """What we speak to subscribers over, if with TLS."""
+        return calling(self.settings, "dicom") if self.settings.dicom_tls_calling else None
+
     def reporter(self) -> Reporter | None:
         """None where no subscriber has an address."""
         settings = self.settings
@@ -53,5 +59,9 @@ class Stepping:
             return None
         from daemon.dicom.reporting import Reporter  # noqa: PLC0415 - pynetdicom, only where it is needed
 
-        addresses = dict(split_application(each, "ups_subscribers") for each in settings.ups_subscribers)
-        return Reporter(subscriptions=self.subscriptions, ae_title=settings.dicom_ae_title, addresses=addresses)
+        return Reporter(
+            subscriptions=self.subscriptions,
+            ae_title=settings.dicom_ae_title,
+            addresses=dict(split_application(each, "ups_subscribers") for each in settings.ups_subscribers),
+            tls=self.called,
+        )

@@ -14,12 +14,13 @@ import errno
 import fcntl
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
@@ -73,9 +74,9 @@ class Trail:
             with self._lock:
                 self._remember(line_id, access)
 
-    def note_once(self, access: Access) -> None:
-        """As `note`, unless the same was noted in the last minutes."""
-        key = (access.who, access.verb, access.study_instance_uid, access.outcome, access.address)
+    def note_once(self, access: Access, same: tuple[str, ...] = ()) -> None:
+        """As `note`, unless the same was noted in the last minutes. ``same``: what makes it the same."""
+        key = same or (access.who, access.verb, access.study_instance_uid, access.outcome, access.address)
         now = time.monotonic()
         with self._lock:
             if now - self._seen.get(key, -_SAME_SECONDS) < _SAME_SECONDS:
@@ -88,7 +89,7 @@ class Trail:
     # -- into the database -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        is_last = False
+        is_last = is_away = False
         while not is_last:
             is_last = self._stop.wait(_EVERY_SECONDS)
             try:
@@ -96,7 +97,11 @@ class Trail:
                 metrics.ACCESSES.labels("entered").inc()
             except (DatabaseError, OSError) as error:
                 metrics.ACCESSES.labels("failed").inc()
-                log().error("accesses_not_entered", **describe(error))
+                if not is_away:  # once, however long the database is away
+                    log().error("accesses_not_entered", **describe(error))
+                is_away = True
+            else:
+                is_away = False
 
     def enter(self) -> None:
         """Everything noted so far, also by processes that are dead. Raise DatabaseError, OSError: nothing is lost."""
@@ -184,3 +189,16 @@ def _read(path: Path) -> Iterator[dict[str, Access]]:
             yield some
             some = {}
     yield some
+
+
+@contextmanager
+def active(trail: Trail, process: str) -> Iterator[None]:
+    """While this process runs; its accesses are entered meanwhile."""
+    who = f"{process} on {socket.gethostname()}"
+    trail.note(Access(at=datetime.now(UTC), who=who, verb="application_start"))
+    trail.start()
+    try:
+        yield
+    finally:
+        trail.note(Access(at=datetime.now(UTC), who=who, verb="application_stop"))
+        trail.stop()

@@ -17,6 +17,8 @@ from triage.records.store import Store
 
 # Any number will do, as long as no other application of the site uses it: "sweep" in ASCII.
 _LOCK = 0x7377656570
+# The same for who tells the audit repository: "audit".
+AUDIT = 0x6175646974
 _PAUSE_SECONDS = 1.0
 
 
@@ -37,8 +39,9 @@ class OnlyTurn:
 class PostgresTurn:
     """A connection of its own, which does nothing but hold the lock. For one thread."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, lock: int = _LOCK) -> None:
         self._store = store
+        self._lock = lock
         self._connection: Patient | None = None
         self._told: str | None = None
 
@@ -47,7 +50,7 @@ class PostgresTurn:
         while not stop.is_set():
             beat()
             if self._try():
-                self._tell("sweeping")
+                self._tell("sweeping" if self._lock == _LOCK else "telling_audit_repository")
                 return True
             stop.wait(_PAUSE_SECONDS)
         return False
@@ -56,14 +59,14 @@ class PostgresTurn:
         try:
             if self._connection is None:
                 self._connection = self._store.own_connection()
-            query = f"SELECT pg_try_advisory_lock({_LOCK})"
+            query = f"SELECT pg_try_advisory_lock({self._lock})"
             (ours,) = self._connection.execute(query).fetchone() or (False,)
         except psycopg.OperationalError as error:
             self.give_up()
             self._tell("database_unavailable", **describe(error))
             return False
         if not ours:
-            self._tell("waiting_to_sweep")
+            self._tell("waiting_to_sweep" if self._lock == _LOCK else "waiting_to_tell_audit_repository")
         return bool(ours)
 
     def is_ours(self) -> bool:
@@ -90,6 +93,6 @@ class PostgresTurn:
             self._connection = None
 
 
-def turn(store: Store) -> OnlyTurn | PostgresTurn:
+def turn(store: Store, lock: int = _LOCK) -> OnlyTurn | PostgresTurn:
     """The kind that goes with the database."""
-    return OnlyTurn() if store.backend == "sqlite" else PostgresTurn(store)
+    return OnlyTurn() if store.backend == "sqlite" else PostgresTurn(store, lock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,11 +27,11 @@ class Watcher:
             self.port = probe.getsockname()[1]
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, tls: ssl.SSLContext | None = None) -> Iterator[None]:
         ae = AE("WATCHER")
         ae.add_supported_context(EVENT, BOTH, scu_role=True, scp_role=True)
         handlers = [(evt.EVT_N_EVENT_REPORT, self._hear)]
-        server: Any = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        server: Any = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=tls)
         try:
             yield
         finally:

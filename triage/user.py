@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Self
@@ -61,7 +61,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Who did what to which study; no study: to the worklist, or to the door itself."""
+    """Who did what to which study; no study: to the worklist, or to the door itself.
+
+    ``details``: JSON, for an audit repository alone; it may name patients.
+    """
 
     at: datetime
     who: str
@@ -70,3 +73,14 @@ class Access:
     outcome: Outcome = Outcome.SUCCESS
     address: str = ""
     access_id: int | None = None
+    details: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Whose study was accessed."""
+
+    study_instance_uid: str = field(repr=False)
+    accession_number: str = field(repr=False)
+    patient_id: str = field(repr=False)
+    patient_name: str = field(repr=False)

@@ -40,6 +40,7 @@ from daemon.dicom.negotiation import LOCAL_LIMIT_EXCEEDED, Peer, Rejection, Rule
 from daemon.dicom.reactor import GuardedDUL
 from daemon.dicom.service import SUCCESS, Deposit, Service, StoreRequest
 from daemon.dicom.summary import AssociationSummary
+from daemon.dicom.transfers import Transfers
 
 if TYPE_CHECKING:
     import ssl
@@ -95,6 +96,7 @@ class GuardedAssociation(Association):
         self._inlet: Inlet | None = None
         self._service: Service | None = None
         self._is_dismissed = False
+        self._transfers = Transfers()
         self.rejected_as: Rejection | None = None
         self.acse = GuardedACSE(self)
         self.dul = GuardedDUL(self, listener.limits, self._journal)
@@ -190,6 +192,7 @@ class GuardedAssociation(Association):
                 sop_class_uid=command.sop_class_uid,
                 sop_instance_uid=command.sop_instance_uid,
                 transfer_syntax_uid=transfer_syntax_uid,
+                transfers=self._transfers,
             )
         )
 
@@ -233,6 +236,7 @@ class GuardedAssociation(Association):
             bytes_received=self._journal.bytes_received,
             seconds=time.monotonic() - self._journal.began,
             rejection=self.rejected_as,
+            transfers=self._transfers,
         )
 
 
@@ -266,6 +270,7 @@ class Listener:
     on. ``refuse`` true means "not now" (low disk, say): peers are told to try again later. ``shares_port``: with other
     processes that say so too; the kernel deals connections out (SO_REUSEPORT). ``handlers`` answer questions.
     ``beat`` is called by the loop that accepts.
+    ``tls``: what a connection that comes now is to be encrypted with.
     """
 
     def __init__(  # noqa: PLR0913 - each is named where it is given
@@ -276,7 +281,7 @@ class Listener:
         port: int,
         limits: ListenerLimits,
         peers: Iterable[Peer],
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext] | None,
         on_store: Callable[[StoreRequest], Deposit],
         on_association_end: Callable[[AssociationSummary], None],
         refuse: Callable[[], bool],
@@ -356,8 +361,8 @@ class Listener:
         self._report(summary)
         self._server.slots.leave(peer)
 
-    def _on_refused(self, peer: Endpoint, outcome: Outcome) -> None:
-        self._report(AssociationSummary(address=peer[0], outcome=outcome))
+    def _on_refused(self, peer: Endpoint, outcome: Outcome, problem: str) -> None:
+        self._report(AssociationSummary(address=peer[0], outcome=outcome, problem=problem))
 
     def _report(self, summary: AssociationSummary) -> None:
         with contextlib.suppress(Exception):  # a log line that fails must not cost a slot

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,13 +32,17 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityWorklist:
-    """One provider. ``seconds``: a limit to each step of the dialogue, and to all answers about one order."""
+    """One provider. ``seconds``: a limit to each step of the dialogue, and to all answers about one order.
+
+    ``tls``: what it is asked over, and has to show a certificate for ``host``.
+    """
 
     ae_title: str
     peer_ae_title: str
     host: str
     port: int
     seconds: float
+    tls: Callable[[], ssl.SSLContext] | None = None
 
     @contextmanager
     def asking(self) -> Iterator[Association]:
@@ -46,7 +51,8 @@ class ModalityWorklist:
         ae = AE(self.ae_title)
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = self.seconds
         ae.add_requested_context(ModalityWorklistInformationFind, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        association = ae.associate(self.host, self.port, ae_title=self.peer_ae_title)
+        secure = (self.tls(), self.host) if self.tls else None
+        association = ae.associate(self.host, self.port, ae_title=self.peer_ae_title, tls_args=secure)
         if not association.is_established:
             raise UnavailableError
         try:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 
+from daemon.tls import tls_problem
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -64,13 +66,16 @@ class ListenerLimits:
 
 
 class Outcome(StrEnum):
-    """How a connection came to its end. ``CLOSED``: by the peer or the network, without a word."""
+    """How a connection came to its end. ``CLOSED``: by the peer or the network, without a word. ``INSECURE``: no TLS
+    could be agreed on.
+    """
 
     RELEASED = "released"
     ABORTED = "aborted"
     REJECTED = "rejected"
     TIMEOUT = "timeout"
     CLOSED = "closed"
+    INSECURE = "insecure"
 
 
 @dataclass(kw_only=True)
@@ -226,10 +231,10 @@ class GuardedServer(ThreadedAssociationServer):
         self,
         ae: ApplicationEntity,
         address: tuple[str, int],
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext] | None,
         limits: ListenerLimits,
         request_handler: Callable[..., RequestHandler],
-        on_refused: Callable[[Endpoint, Outcome], None],
+        on_refused: Callable[[Endpoint, Outcome, str], None],
         *,
         shares_port: bool = False,
         beat: Callable[[], None] = lambda: None,
@@ -237,12 +242,13 @@ class GuardedServer(ThreadedAssociationServer):
         self.limits = limits
         self.beat = beat
         self._shares_port = shares_port
+        self._tls = tls
         self.request_queue_size = limits.backlog
         self.slots = Slots(limits)
         self._on_refused = on_refused
         self._serial = count(1)
         self._handshakes: set[ssl.SSLSocket] = set()
-        super().__init__(ae, address, ae.ae_title, [], tls, request_handler=request_handler)
+        super().__init__(ae, address, ae.ae_title, [], None, request_handler=request_handler)
 
     def service_actions(self) -> None:
         """Each time round of the accepting loop."""
@@ -270,12 +276,12 @@ class GuardedServer(ThreadedAssociationServer):
             set_options(request, self.limits)
         admitted = self.slots.take(client_address) is not None
         if not admitted:
-            self._on_refused(client_address, Outcome.REJECTED)
+            self._on_refused(client_address, Outcome.REJECTED, "")
         return admitted
 
     def finish_request(self, request: Request, client_address: Request) -> None:
-        if self.ssl_context is not None:
-            request = self._handshake(request, self.ssl_context)
+        if self._tls is not None:
+            request = self._handshake(request, self._tls())
         super().finish_request(request, client_address)
 
     def _handshake(self, client: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
@@ -294,8 +300,12 @@ class GuardedServer(ThreadedAssociationServer):
     def handle_error(self, request: Request, client_address: Request) -> None:  # noqa: ARG002 - signature of socketserver
         """No association came of it. The stock method prints a traceback."""
         self.slots.leave(client_address)
-        timed_out = isinstance(sys.exception(), TimeoutError)
-        self._on_refused(client_address, Outcome.TIMEOUT if timed_out else Outcome.CLOSED)
+        error = sys.exception()
+        if isinstance(error, ssl.SSLError):
+            self._on_refused(client_address, Outcome.INSECURE, tls_problem(error))
+        else:
+            outcome = Outcome.TIMEOUT if isinstance(error, TimeoutError) else Outcome.CLOSED
+            self._on_refused(client_address, outcome, "")
 
     def shutdown(self) -> None:
         # The stock method also looks for itself in a list that only AE.start_server fills.

@@ -6,9 +6,10 @@ told all that it has missed. Several hosts may run this: a subscriber is told by
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -38,11 +39,15 @@ class UnheardError(Exception):
 
 @dataclass(kw_only=True)
 class Reporter:
-    """Runs in a thread of its own, from ``start`` to ``stop``. ``addresses``: host and port by AE title."""
+    """Runs in a thread of its own, from ``start`` to ``stop``. ``addresses``: host and port by AE title.
+
+    ``tls``: what they are told over, and have to show a certificate for their host.
+    """
 
     subscriptions: Subscriptions
     ae_title: str
     addresses: Mapping[str, tuple[str, int]]
+    tls: Callable[[], ssl.SSLContext] | None = None
     _pauses: dict[str, float] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     _ending: threading.Event = field(default_factory=threading.Event)
@@ -104,7 +109,8 @@ class Reporter:
         ae.add_requested_context(UPS_EVENT, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         # Who asks for an association is SCU unless another role is agreed on (PS3.7 D.3.3.4).
         roles = [build_role(UPS_EVENT, scu_role=True, scp_role=True)]
-        association = ae.associate(host, port, ae_title=ae_title, ext_neg=roles)  # type: ignore[arg-type]
+        secure = (self.tls(), host) if self.tls else None
+        association = ae.associate(host, port, ae_title=ae_title, ext_neg=roles, tls_args=secure)  # type: ignore[arg-type]
         if not association.is_established:
             raise UnheardError("no association")
         try:

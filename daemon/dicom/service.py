@@ -16,6 +16,7 @@ from daemon.dicom.exchange import CANCELLED, DATA_SET_BYTES_MAX, PENDING_STATUSE
 from daemon.dicom.guard import A_ABORT, Outcome
 from daemon.dicom.inlet import EndedError, Inlet
 from daemon.dicom.negotiation import VERIFICATION
+from daemon.dicom.transfers import Transfers
 from daemon.metrics import INSTANCES
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ _PDU_BYTES = 128 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class StoreRequest:
-    """One C-STORE as announced: both UIDs as in the command set, only their form checked."""
+    """One C-STORE as announced: both UIDs as in the command set, only their form checked.
+
+    ``transfers``: of its association.
+    """
 
     calling_ae: str
     called_ae: str
@@ -48,6 +52,7 @@ class StoreRequest:
     sop_class_uid: str
     sop_instance_uid: str = field(repr=False)
     transfer_syntax_uid: str
+    transfers: Transfers = field(default_factory=Transfers, repr=False, compare=False)
 
 
 class Deposit(Protocol):

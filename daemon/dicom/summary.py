@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from daemon.dicom.transfers import Transfers
+
 if TYPE_CHECKING:
     from daemon.dicom.guard import Outcome
     from daemon.dicom.negotiation import Rejection
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 class AssociationSummary:
     """For one log line a connection. AE titles are "" where none was received; ``statuses`` counts C-STORE answers.
 
-    ``questions`` counts the final answers to all other requests but C-ECHO.
+    ``questions`` counts the final answers to all other requests but C-ECHO. ``problem``: of TLS, in words of OpenSSL.
     """
 
     calling_ae: str = ""
@@ -29,3 +31,5 @@ class AssociationSummary:
     bytes_received: int = 0
     seconds: float = 0.0
     rejection: Rejection | None = None
+    problem: str = ""
+    transfers: Transfers = field(default_factory=Transfers, repr=False, compare=False)

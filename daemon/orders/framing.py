@@ -23,7 +23,9 @@ HEAD_BYTES = 4096
 
 
 class Outcome(StrEnum):
-    """How a connection came to its end. ``HALF_MESSAGE``: closed by the peer before the frame was whole."""
+    """How a connection came to its end. ``HALF_MESSAGE``: closed by the peer before the frame was whole.
+    ``INSECURE``: no TLS could be agreed on.
+    """
 
     CLOSED = "closed"
     SILENT = "silent"
@@ -32,6 +34,7 @@ class Outcome(StrEnum):
     GARBAGE = "garbage"
     UNANSWERED = "unanswered"
     STOPPED = "stopped"
+    INSECURE = "insecure"
 
 
 class EndedError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from collections import Counter
@@ -13,7 +14,9 @@ from typing import Any
 
 from daemon.orders.framing import EndedError, Frame, Frames, Limits, Outcome
 from daemon.telemetry import describe, log
+from daemon.tls import tls_problem
 
+_HANDSHAKE_SECONDS = 5.0
 # A peer that is gone without a word is noticed within two minutes; a connection may be silent for long and live.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
 
@@ -22,7 +25,8 @@ class Listener:
     """From ``start`` to ``stop``. ``answer`` runs in the connections' threads; None closes without an answer.
     ``beat`` is called by the loop that accepts.
 
-    Programs on this machine may always send.
+    Programs on this machine may always send. ``tls``: what a connection that comes now is to be encrypted with.
+    ``on_refused``: told of the address of who was turned away, and why.
     """
 
     def __init__(
@@ -34,10 +38,14 @@ class Listener:
         limits: Limits,
         answer: Callable[[Frame, str], bytes | None],
         beat: Callable[[], None] = lambda: None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        on_refused: Callable[[str, str], None] = lambda _address, _problem: None,
     ) -> None:
         self.beat = beat
         self.limits = limits
         self.answer = answer
+        self.tls = tls
+        self.on_refused = on_refused
         self._where = (host, port)
         self._networks = networks
         self._lock = threading.Lock()
@@ -71,6 +79,7 @@ class Listener:
                 self._connected[address] += 1
                 return True
         log().warning("order_sender_refused", address=address, problem=problem)
+        self.on_refused(address, problem)
         return False
 
     def leave(self, address: str) -> None:
@@ -122,21 +131,42 @@ class _Connection(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         listener, address, began = self.server.listener, self.client_address[0], time.monotonic()
-        frames = Frames(self.request, listener.limits, listener.is_stopping)
-        count, outcome = 0, Outcome.UNANSWERED
+        count, outcome, problem = 0, Outcome.UNANSWERED, None
         try:
             _keep_alive(self.request)
+            if listener.tls:
+                self.request = _handshake(self.request, listener.tls())
+            frames = Frames(self.request, listener.limits, listener.is_stopping)
             while answer := listener.answer(frames.next(), address):
                 frames.send(answer)
                 count += 1
         except EndedError as end:
             outcome = end.outcome
+        except ssl.SSLError as error:
+            outcome, problem = Outcome.INSECURE, tls_problem(error)
+            listener.on_refused(address, problem)
         except Exception as error:  # noqa: BLE001 - costs this connection only, and must not print what it holds
             log().error("order_connection_failed", address=address, **describe(error))
         finally:
             listener.leave(address)
         seconds = time.monotonic() - began
-        log().info("order_connection", address=address, outcome=outcome.value, count=count, seconds=seconds)
+        how = {"outcome": outcome.value, "problem": problem, "count": count, "seconds": seconds}
+        log().info("order_connection", address=address, **how)
+
+    def finish(self) -> None:
+        self.request.close()  # the socket that the server would close has gone into the encrypted one
+
+
+def _handshake(client: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Raise OSError; then the connection is closed."""
+    client.settimeout(_HANDSHAKE_SECONDS)
+    secure = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+    try:
+        secure.do_handshake()
+    except BaseException:
+        secure.close()
+        raise
+    return secure
 
 
 def _keep_alive(connection: socket.socket) -> None:

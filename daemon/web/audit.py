@@ -39,7 +39,9 @@ class AccessShown(BaseModel):
 
     access_id: int = Field(description="Grows with each that is entered.")
     at: datetime = Field(description="When, by the clock of the machine that answered. UTC.")
-    who: str = Field(description='The user; where nobody signs in, the reader as he calls himself. "": not known.')
+    who: str = Field(
+        description='The user, or "AE over DICOM"; where nobody signs in, who the reader says. "": not known.'
+    )
     verb: str = Field(description="What was asked for: list, look, explain, start, read, release, audit, sign_in, ...")
     study_instance_uid: str = Field(description='Of a workitem its own UID; "" if it was of no single study.')
     outcome: Outcome = Field(description="Refused: the one who asked may not, or the study does not allow it.")

@@ -114,5 +114,9 @@ def build_app(
     explain_failures(app)
     hosts = [*LOCAL_HOSTS, *allowed_hosts]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    app.add_middleware(Shield)  # added last: outermost
+    # Added last: outermost.
+    if wings.entrance:
+        app.add_middleware(Shield, is_secure=wings.entrance.keys.peers.is_secure)
+    else:
+        app.add_middleware(Shield)
     return app

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 
@@ -35,7 +36,15 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(app: FastAPI, host: str, port: int, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
+def serve(
+    app: FastAPI,
+    host: str,
+    port: int,
+    stop: threading.Event,
+    *,
+    beat: Callable[[], None] = lambda: None,
+    tls: Callable[[], ssl.SSLContext] | None = None,
+) -> None:
     """Serve until ``stop`` is set, then let running requests end. Raise TriageError if the port cannot be had.
 
     ``app.state.changes`` is closed then: streams would never end by themselves.
@@ -57,13 +66,14 @@ def serve(app: FastAPI, host: str, port: int, stop: threading.Event, beat: Calla
             proxy_headers=False,
             limit_concurrency=_CONNECTIONS_MAX,
             timeout_graceful_shutdown=_GRACE_SECONDS,
+            ssl_context_factory=(lambda *_: _turning(tls)) if tls else None,
         ),
         beat,
     )
     # In a thread of its own it leaves the signals to the process.
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="web", daemon=True)
     thread.start()
-    log().info("web_listening", host=host, port=listening.getsockname()[1])
+    log().info("web_listening", host=host, port=listening.getsockname()[1], tls=tls is not None)
     while thread.is_alive() and not stop.wait(0.2):
         pass
     app.state.changes.close()
@@ -71,6 +81,17 @@ def serve(app: FastAPI, host: str, port: int, stop: threading.Event, beat: Calla
     thread.join(2 * _GRACE_SECONDS)
     if not stop.is_set():
         raise TriageError("the web server ended by itself")
+
+
+def _turning(tls: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """The server keeps one context: at each handshake it hands over to the one that is current."""
+
+    def take_current(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = tls()
+
+    kept = tls()
+    kept.sni_callback = take_current
+    return kept
 
 
 def _listen(host: str, port: int) -> socket.socket:

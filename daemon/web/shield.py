@@ -6,6 +6,7 @@ No answer to a failed request repeats any of it, or tells how the failure came a
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from http import HTTPMethod, HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -42,6 +43,8 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+# A year: browsers then ask for this name over TLS alone (RFC 6797).
+_HEADERS_OF_TLS = {"strict-transport-security": "max-age=31536000"}
 
 
 class RefusalError(HTTPException):
@@ -111,8 +114,12 @@ def failure(path: str, status: int, detail: str = "") -> Response:
 class Shield:
     """Around everything: what must not come in, the headers of every answer, and no word of an unexpected error."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self, app: ASGIApp, is_secure: Callable[[Scope], bool] = lambda scope: scope["scheme"] == "https"
+    ) -> None:
+        """``is_secure``: whether the browser speaks TLS, to us or to a proxy."""
         self._app = app
+        self._is_secure = is_secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -125,7 +132,8 @@ class Shield:
             if event["type"] == "http.response.start":
                 started = True
                 _count(scope["method"], event["status"], time.monotonic() - began)
-                ours = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+                headers = _HEADERS | (_HEADERS_OF_TLS if self._is_secure(scope) else {})
+                ours = [(name.encode(), value.encode()) for name, value in headers.items()]
                 event = {**event, "headers": [*event.get("headers", []), *ours]}
             await send(event)
 

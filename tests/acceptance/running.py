@@ -286,6 +286,16 @@ class Daemon:
         finally:
             engine.dispose()
 
+    def change(self, statement: str) -> None:
+        """In the database itself, behind the daemon's back."""
+        url = self.settings.get("database_url") or f"sqlite:///{self.data_dir / 'triage.db'}"
+        engine = open_engine(str(url))
+        try:
+            with engine.begin() as connection:
+                connection.execute(text(statement))
+        finally:
+            engine.dispose()
+
     def files(self, room: str) -> list[Path]:
         """But the locks of those who write there."""
         found = (self.data_dir / room).rglob("*")

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import chests
@@ -21,8 +22,13 @@ from pydicom import Dataset
 from pydicom.dataset import PrivateBlock
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless, generate_uid
-from running import Daemon, wait_for
+from pynetdicom import AE
+from pynetdicom.pdu_primitives import UserIdentityNegotiation
+from running import Daemon, free_port, wait_for
 from sending import associated, send, send_as
+
+import hl7_orders
+from canaries import Search
 
 # The films are meant to be odd; pydicom says so while the test makes them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -205,3 +211,130 @@ def test_no_traceback_tells_values(make_daemon: Callable[..., Daemon], tmp_path:
     assert "ValueError" in ended.stderr
     assert "Kanarienvogel" not in ended.stderr + ended.stdout
     assert ended.returncode != -signal.SIGABRT
+
+
+# -- every other way in, and the database failing underneath -------------------------------------------------------
+
+
+PASSWORD = "correct horse battery"
+STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.2.1"
+UPS_PULL, UPS_PUSH = "1.2.840.10008.5.1.4.34.6.3", "1.2.840.10008.5.1.4.34.6.1"
+
+
+@contextmanager
+def broken_database(daemon: Daemon) -> Iterator[None]:
+    """Its complaints hold the statement and every value in it."""
+    daemon.change("ALTER TABLE instances RENAME TO instances_aside")
+    daemon.change("ALTER TABLE orders RENAME TO orders_aside")
+    try:
+        yield
+    finally:
+        daemon.change("ALTER TABLE instances_aside RENAME TO instances")
+        daemon.change("ALTER TABLE orders_aside RENAME TO orders")
+
+
+def asked_over_dicom(daemon: Daemon) -> None:
+    """Questions that name patients, by a peer that says who it is in the association request, too."""
+    ae = AE("PACS")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 120  # other work may stand beside it
+    for model in (STUDY_ROOT, UPS_PULL):
+        ae.add_requested_context(model, "1.2.840.10008.1.2")
+    identity = UserIdentityNegotiation()
+    identity.user_identity_type, identity.primary_field = 2, b"Kanarienvogel^Zwitschi"
+    identity.secondary_field = b"KANARI-4711"
+    association = ae.associate("127.0.0.1", daemon.dicom_port, ae_title="TRIAGE", ext_neg=[identity])
+    assert association.is_established
+    keys = Dataset()
+    keys.QueryRetrieveLevel, keys.PatientName, keys.PatientID = "STUDY", "Kanarienvogel*", "KANARI-4711"
+    list(association.send_c_find(keys, STUDY_ROOT))
+    keys.QueryRetrieveLevel = "Kanari"
+    list(association.send_c_find(keys, STUDY_ROOT))
+    del keys.QueryRetrieveLevel
+    list(association.send_c_find(keys, UPS_PULL))
+    action = Dataset()
+    action.ProcedureStepState, action.TransactionUID = "KANARI", "1.2.3"
+    action.ReasonForCancellation = PRIVATE_TEXT
+    association.send_n_action(action, 1, UPS_PUSH, "1.2.3.4", meta_uid=UPS_PULL)
+    association.release()
+
+
+def ordered_over_hl7(daemon: Daemon) -> None:
+    """One order that is taken, one of nonsense, one cut off."""
+    good = hl7_orders.order("KANARI-ACC-99", "S", patient_id="KANARI-4711", name="Kanarienvogel^Zwitschi")
+    with hl7_orders.sender(int(str(daemon.settings["hl7_port"]))) as peer:
+        peer.say(good)
+        peer.say(good.replace("|S", "|Kanarienvogel").replace("PID|", "PID|\x1b\\"))
+        peer.connection.sendall(b"\x0b" + good.encode()[:200])
+
+
+def asked_over_http(daemon: Daemon) -> list[httpx.Response]:
+    base = f"http://127.0.0.1:{daemon.http_port}"
+    canary = {"name": "Kanarienvogel^Zwitschi", "password": "KANARI-4711"}
+    ours = {"sec-fetch-site": "same-origin"}
+    with httpx.Client(base_url=base, headers=ours, timeout=30) as web:
+        answers = [
+            web.post("/login", data=canary),
+            web.get("/api/worklist?q=Kanarienvogel", headers={"authorization": "Bearer KANARI-4711"}),
+            web.get("/", headers={"cookie": "triage_session=KANARI-4711", "user-agent": "Kanarienvogel"}),
+        ]
+        assert web.post("/login", data={"name": "Boss", "password": PASSWORD}).status_code == 303
+        answers += [
+            web.get("/dicom-web/studies?PatientID=KANARI-4711&limit=Kanari"),
+            web.get("/dicom-web/studies/KANARI-4711/series/Kanarienvogel"),
+            web.get("/dicom-web/workitems/KANARI-4711"),
+            web.put("/dicom-web/workitems/1.2.3/state", content=b'{"Kanarienvogel": "KANARI-4711"}'),
+            web.post("/dicom-web/workitems/1.2.3/subscribers/KANARI-4711"),
+            web.put("/api/studies/1.2.3/opinion", json={"opinion": "Kanarienvogel", "reader": "KANARI-4711"}),
+            web.post("/studies/1.2.3/Kanarienvogel", data=canary),
+            web.get("/Kanarienvogel?KANARI-4711"),
+            web.get("/api/worklist?cursor=Kanarienvogel"),
+            web.get("/api/audit?who=KANARI-4711&before=Kanarienvogel"),
+        ]
+    return answers
+
+
+@pytest.mark.timeout(600)
+def test_no_way_in_lets_a_name_out_though_the_database_fails(
+    make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    daemon = make_daemon(
+        log_level="debug", hl7_port=free_port(), audit_repository=f"syslog-tcp://127.0.0.1:{free_port()}"
+    )
+    user = [sys.executable, "-m", "daemon.cli", "users", "add", "Boss", "--role", "admin"]
+    subprocess.run(user, env=daemon.environment, input=PASSWORD, text=True, check=True, timeout=120)
+    daemon.start("serve")
+    wait_for(daemon.live)
+    daemon.wait_for_log("taking_orders")
+    films = [marked(chests.chest(tmp_path / "films").dataset) for _ in range(2)]
+    assert send(daemon, films[0]) == [0]
+    answers = []
+    for _ in range(2):
+        ordered_over_hl7(daemon)
+        asked_over_dicom(daemon)
+        answers += asked_over_http(daemon)
+        if not daemon.lines("instance_refused"):
+            with broken_database(daemon):
+                assert send(daemon, films[1]) == [0xA700]
+                with suppress(ConnectionError, TimeoutError, AssertionError):
+                    ordered_over_hl7(daemon)
+                asked_over_dicom(daemon)
+                answers += asked_over_http(daemon)
+    kept_core = {process.pid: Path(f"/proc/{process.pid}/limits").read_text() for process in daemon.family()}
+    daemon.terminate()
+
+    search = Search(forbidden(films))
+    for log in daemon.home.glob("*.log"):
+        search.text(log.name, log.read_bytes())
+    for answer in answers:
+        if answer.is_error:
+            search.text(str(answer.status_code), answer.text + str(answer.headers))
+    search.names("data folder", daemon.data_dir)
+    search.files("temporary files", daemon.scratch)
+    search.text("names of temporary files", "\n".join(path.name for path in Path("/tmp").iterdir()))
+    # Other outputs are added here, a line each: search.text(name, text), search.files(name, *paths).
+    assert search.found == []
+    assert {answer.status_code for answer in answers} >= {401, 403, 404, 503}
+    assert daemon.lines("database_unavailable")
+    assert daemon.lines("order_message")
+    cores = [next(line.split()[4] for line in told.splitlines() if "core" in line) for told in kept_core.values()]
+    assert set(cores) == {"0"}

@@ -152,7 +152,7 @@ def tls_client(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.mark.fault(21)
 def test_silent_tls_clients_do_not_keep_others_out(tls_server: ssl.SSLContext, tls_client: ssl.SSLContext) -> None:
-    with listening(tls=tls_server, acse_seconds=2) as site, ExitStack() as stack:
+    with listening(tls=lambda: tls_server, acse_seconds=2) as site, ExitStack() as stack:
         silent = [stack.enter_context(site.connect()) for _ in range(5)]
         began = time.monotonic()
         with site.associate(tls_args=(tls_client, "localhost")) as association:
@@ -164,7 +164,7 @@ def test_silent_tls_clients_do_not_keep_others_out(tls_server: ssl.SSLContext, t
 
 
 def test_instance_over_tls_arrives_whole(tls_server: ssl.SSLContext, tls_client: ssl.SSLContext) -> None:
-    with listening(tls=tls_server) as site:
+    with listening(tls=lambda: tls_server) as site:
         with site.associate(tls_args=(tls_client, "localhost")) as association:
             assert association.send_c_store(instance(pixel_bytes=3 * MIB)).Status == 0
         assert len(site.received[0].data_set) > 3 * MIB
@@ -175,7 +175,7 @@ def test_instance_over_tls_arrives_whole(tls_server: ssl.SSLContext, tls_client:
 def test_noise_at_the_tls_port_costs_only_itself(
     noise: bytes, tls_server: ssl.SSLContext, tls_client: ssl.SSLContext
 ) -> None:
-    with listening(tls=tls_server) as site, site.connect() as peer:
+    with listening(tls=lambda: tls_server) as site, site.connect() as peer:
         peer.sendall(noise)
         assert is_closed(peer)
         with site.associate(tls_args=(tls_client, "localhost")) as association:

@@ -25,7 +25,6 @@ from daemon.house import (
     DatabaseUnavailableError,
     House,
     await_database,
-    build_tls,
     decoding_limits,
     load_or_none,
     need_database,
@@ -36,6 +35,7 @@ from daemon.house import (
 from daemon.lifecycle import EXIT_AGAIN, EXIT_MEND
 from daemon.sandbox import Limits
 from daemon.settings import Settings
+from daemon.tls import serving
 from making import CARD
 from triage.card import OperatingPoint, write_card
 from triage.errors import TriageError
@@ -228,10 +228,10 @@ def pem(tmp_path: Path) -> dict[str, Path]:
 )
 def test_of_the_tls_files_the_wrong_one_is_named(pem: dict[str, Path], setting: str, file: str, words: str) -> None:
     files = {name: pem[name] for name in ("certificate", "key", "ca")}
-    assert build_tls(Settings(**{f"dicom_tls_{name}_file": path for name, path in files.items()})) is not None
+    assert serving(Settings(**{f"dicom_tls_{name}_file": path for name, path in files.items()}), "dicom") is not None
     files[setting] = pem[file]
     with pytest.raises(TriageError, match=words):
-        build_tls(Settings(**{f"dicom_tls_{name}_file": path for name, path in files.items()}))
+        serving(Settings(**{f"dicom_tls_{name}_file": path for name, path in files.items()}), "dicom")
 
 
 def test_why_the_network_cannot_be_loaded_stands_in_the_log_line(

@@ -73,7 +73,9 @@ def peers(machine: Path) -> list[str]:
 def test_peers_are_installed_without_starting_their_services(debian: Path) -> None:
     update, install, told = peers(debian)
     assert update.startswith("update")
-    assert install.endswith("dcmtk orthanc iproute2 chromium systemd-container rsyslog python3-venv prometheus")
+    assert install.endswith(
+        "dcmtk orthanc iproute2 chromium systemd-container rsyslog python3-venv prometheus nginx-light"
+    )
     assert told == "101"
     assert not (debian / "policy").exists()
 

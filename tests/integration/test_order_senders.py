@@ -34,8 +34,17 @@ FIELDS = Settings.model_fields["hl7_accession_fields"].default
 )
 def test_only_listed_addresses_and_this_machine_may_send(address: str, *, is_admitted: bool) -> None:
     networks = [ip_network("10.1.0.0/16")]
-    listener = Listener(host="127.0.0.1", port=0, networks=networks, limits=Limits(), answer=lambda _, __: None)
+    refused: list[str] = []
+    listener = Listener(
+        host="127.0.0.1",
+        port=0,
+        networks=networks,
+        limits=Limits(),
+        answer=lambda _, __: None,
+        on_refused=lambda who, _: refused.append(who),
+    )
     assert listener.admit(address) is is_admitted
+    assert refused == ([] if is_admitted else [address])
 
 
 def test_while_the_database_is_away_nothing_is_acknowledged_and_afterwards_all_is() -> None:

@@ -250,7 +250,7 @@ def test_only_files_that_await_nothing_expire(store: Store, queue: Queue) -> Non
     with store.writing() as connection:
         connection.execute(update(instances).values(received_at=store.after(-86400)))
     assert queue.expired_files(2) == []
-    ((instance_id, sha256, quarantined),) = queue.expired_files(0.5)
+    ((instance_id, _, sha256, quarantined),) = queue.expired_files(0.5)
     assert (sha256, quarantined) == (received(1).sha256, False)
     queue.forget_file(instance_id)
     assert queue.expired_files(0.5) == []

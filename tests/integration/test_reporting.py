@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from listening import wait_for
 from sqlalchemy import Engine
 from wards import ALL, Ward, ward
 
+from certificates import Papers
+from daemon import tls
 from daemon.dicom.reporting import Reporter
+from daemon.settings import Settings
 from making import received
 from triage.records.store import Store, open_engine
 from triage.records.subscriptions import Subscriptions
@@ -34,10 +38,11 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Ward]:
 
 
 @contextmanager
-def reporting(subscriptions: Subscriptions, watcher: Watcher) -> Iterator[None]:
-    reporter = Reporter(
-        subscriptions=subscriptions, ae_title="TRIAGE", addresses={"WATCHER": ("127.0.0.1", watcher.port)}
-    )
+def reporting(
+    subscriptions: Subscriptions, watcher: Watcher, tls: Callable[[], ssl.SSLContext] | None = None
+) -> Iterator[None]:
+    addresses = {"WATCHER": ("127.0.0.1", watcher.port)}
+    reporter = Reporter(subscriptions=subscriptions, ae_title="TRIAGE", addresses=addresses, tls=tls)
     reporter.start()
     try:
         yield
@@ -139,3 +144,24 @@ def test_a_process_that_is_killed_loses_no_subscription(database_url: str, engin
         assert (ONE, "IN PROGRESS") in watcher.told
         assert (TWO, "SCHEDULED") in watcher.told
         again._store.engine.dispose()
+
+
+@pytest.mark.parametrize("is_trusted", [True, False], ids=["trusted", "stranger"])
+def test_over_tls_only_who_shows_a_certificate_is_told(site: Ward, tmp_path: Path, is_trusted: bool) -> None:  # noqa: FBT001
+    """And who asks to see ours is shown it."""
+    papers, strangers = Papers(tmp_path / "papers"), Papers(tmp_path / "strangers")
+    ours = papers.issue("triage")
+    settings = Settings(
+        dicom_tls_calling=True,
+        dicom_tls_ca_file=papers.ca,
+        dicom_tls_certificate_file=ours[0],
+        dicom_tls_key_file=ours[1],
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=papers.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(*(papers if is_trusted else strangers).issue("watcher"))
+    watcher = Watcher()
+    site.subscriptions.subscribe("WATCHER", ONE)
+    with watcher.listening(context), reporting(site.subscriptions, watcher, tls.calling(settings, "dicom")):
+        site.reading.start_reading("1.2.1", "Dr Adler")
+        assert wait_for(lambda: (ONE, "IN PROGRESS") in watcher.told, 20 if is_trusted else 3) is is_trusted

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -26,6 +27,7 @@ from triage.records.queue import Queue
 from triage.records.reading import Reading
 from triage.records.store import Store
 from triage.records.tables import instances, jobs
+from triage.user import Access
 
 
 @pytest.fixture
@@ -87,6 +89,18 @@ def test_old_files_go_and_their_rows_stay(sweeps: Sweeps) -> None:
     sweeps.delete_expired_files()
     assert not sweeps.spool.kept.path(sha256).exists()
     assert len(Reading(sweeps.store).worklist()) == 1
+
+
+def test_what_retention_deletes_is_in_the_audit_once_for_each_study(sweeps: Sweeps) -> None:
+    noted: list[Access] = []
+    for number in (1, 2):
+        stored(sweeps, number)
+    end_jobs(sweeps)
+    age(sweeps, 8)
+    for _ in range(2):
+        replace(sweeps, note=noted.append).delete_expired_files()
+    told = sorted((each.who, each.verb, each.study_instance_uid) for each in noted)
+    assert told == [("retention", "delete", "1.2.1"), ("retention", "delete", "1.2.2")]
 
 
 def test_a_file_that_could_not_be_deleted_is_deleted_at_the_next_turn(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, ForeignKey, String, Table, UniqueConstraint
+from sqlalchemy import Boolean, Column, ForeignKey, Index, String, Table, Text, UniqueConstraint, false, text
 
 from triage.records.tables import RowId, UtcDateTime, metadata
 
@@ -62,4 +62,9 @@ accesses = Table(
     Column("study_instance_uid", String(64), nullable=False, index=True),
     Column("outcome", String(16), nullable=False),
     Column("address", String(64), nullable=False),
+    # JSON of what else is told of accesses over DICOM.
+    Column("details", Text, nullable=False, server_default=""),
+    # For the site's audit repository.
+    Column("waits", Boolean, nullable=False, server_default=false()),
+    Index("ix_accesses_waits", "access_id", sqlite_where=text("waits"), postgresql_where=text("waits")),
 )

@@ -292,14 +292,13 @@ class Queue:
 
     # -- retention ---------------------------------------------------------------------------------------------
 
-    def expired_files(self, retention_days: float, limit: int = 500) -> list[tuple[int, str, bool]]:
-        """Instances whose file has been kept long enough and awaits no analysis: (id, sha256, quarantined)."""
+    def expired_files(self, retention_days: float, limit: int = 500) -> list[tuple[int, str, str, bool]]:
+        """Instances whose file has been kept long enough and awaits no analysis: (id, study, sha256, quarantined)."""
         old = instances.c.received_at <= self._store.after(-retention_days * 86400)
-        query = select(instances.c.instance_id, instances.c.sha256, instances.c.quarantined).where(
-            old & instances.c.pixels_deleted_at.is_(None) & ~has_open_job()
-        )
+        told = [instances.c[name] for name in ("instance_id", "study_instance_uid", "sha256", "quarantined")]
+        query = select(*told).where(old & instances.c.pixels_deleted_at.is_(None) & ~has_open_job())
         with self._store.reading() as connection:
-            return [(row[0], row[1], row[2]) for row in connection.execute(query.limit(limit))]
+            return [(row[0], row[1], row[2], row[3]) for row in connection.execute(query.limit(limit))]
 
     def forget_file(self, instance_id: int) -> None:
         """Note that the file is gone; the row and its findings stay."""
