@@ -15,6 +15,7 @@ from daemon.environment import read_settings
 from triage.card import read_card
 
 
+@pytest.mark.fault(49)
 def test_a_leg_sent_as_a_chest_is_listed_as_not_analysed_and_says_why(daemon: Daemon) -> None:
     if read_card(read_settings()[0].weights_card).thorax is None:
         pytest.skip("the card in use has no image gate")

@@ -13,6 +13,7 @@ from running import Daemon, wait_for
 from sending import dcmsend, echoscu, send, send_as, storescu
 
 
+@pytest.mark.fault(12)
 def test_dcmtk_gets_an_answer_to_its_echo(daemon: Daemon, dcmtk: Path) -> None:
     assert echoscu(dcmtk, daemon).returncode == 0
 
@@ -73,6 +74,7 @@ def stored_syntax(daemon: Daemon, film: chests.Film) -> str:
     return str(stored)
 
 
+@pytest.mark.fault(74)
 def test_the_same_film_has_the_same_probability_in_every_lossless_syntax(
     daemon: Daemon, dcmtk: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +87,7 @@ def test_the_same_film_has_the_same_probability_in_every_lossless_syntax(
     assert None not in probabilities
 
 
+@pytest.mark.fault(49)
 @pytest.mark.parametrize(
     ("name", "reason"), [("RG1_UNCR.dcm", "age_out_of_range"), ("RG3_UNCR.dcm", "not_chest_frontal")]
 )
@@ -97,6 +100,7 @@ def test_a_real_film_of_another_kind_is_listed_but_not_analysed(
     assert (entry["analysis"], entry["reason"], entry["flagged"]) == ("not_analysed", reason, False)
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize("made", [(chests.CT, "CT"), (chests.BASIC_TEXT_SR, "SR"), (chests.PRIVATE, "OT")], ids=str)
 def test_any_object_is_taken_and_listed(daemon: Daemon, made: tuple[str, str]) -> None:
     strange = chests.bare(*made)
@@ -105,6 +109,7 @@ def test_any_object_is_taken_and_listed(daemon: Daemon, made: tuple[str, str]) -
     assert (entry["analysis"], entry["reason"]) == ("not_analysed", "unsupported_sop_class")
 
 
+@pytest.mark.fault(32)
 def test_the_same_file_twice_is_one_entry_and_one_job(daemon: Daemon, dcmtk: Path, tmp_path: Path) -> None:
     film = chests.chest(tmp_path)
     for _ in range(2):
@@ -117,6 +122,7 @@ def test_the_same_file_twice_is_one_entry_and_one_job(daemon: Daemon, dcmtk: Pat
     assert daemon.rows(counts, sop=film.sop) == [(1, 1, 1)]
 
 
+@pytest.mark.fault(33)
 def test_other_content_under_the_same_uid_is_kept_too_and_both_are_marked(
     daemon: Daemon, dcmtk: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +139,7 @@ def test_other_content_under_the_same_uid_is_kept_too_and_both_are_marked(
     assert {sha256 for (sha256,) in hashes} <= {path.stem for path in daemon.files("instances")}
 
 
+@pytest.mark.fault(29)
 def test_a_data_set_that_contradicts_its_command_is_set_aside_and_listed(daemon: Daemon, tmp_path: Path) -> None:
     film = chests.chest(tmp_path)
     before = set(daemon.files("quarantine"))
@@ -144,6 +151,7 @@ def test_a_data_set_that_contradicts_its_command_is_set_aside_and_listed(daemon:
     assert not daemon.files("incoming")
 
 
+@pytest.mark.fault(46)
 def test_an_empty_data_set_is_refused(daemon: Daemon, tmp_path: Path) -> None:
     count = len(daemon.worklist())
     assert send_as(daemon, chests.chest(tmp_path).dataset, whole=b"") == 0xC000
@@ -151,6 +159,7 @@ def test_an_empty_data_set_is_refused(daemon: Daemon, tmp_path: Path) -> None:
     assert daemon.echo()
 
 
+@pytest.mark.fault(27)
 def test_a_data_set_that_names_nothing_is_refused_and_kept_aside(daemon: Daemon, tmp_path: Path) -> None:
     film = chests.chest(tmp_path)
     before = set(daemon.files("quarantine"))

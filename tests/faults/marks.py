@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
 
 
+@cache
 def shown() -> dict[int, list[str]]:
     """By number of the fault ``file.py::test``, in the order of their names."""
     found: dict[int, set[str]] = {}

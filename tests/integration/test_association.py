@@ -76,6 +76,7 @@ def test_instance_arrives_with_the_very_bytes_of_its_data_set() -> None:
         assert request.transfer_syntax_uid == ExplicitVRLittleEndian
 
 
+@pytest.mark.fault(12)
 def test_dcmtk_echoes_and_stores(dcmtk: Path, tmp_path: Path) -> None:
     film = instance()
     film.save_as(tmp_path / "film.dcm", enforce_file_format=True)
@@ -131,6 +132,7 @@ def test_status_of_the_receiver_reaches_the_sender_and_is_counted() -> None:
         assert 0 < site.last_end().seconds < 10
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(
     "bad", [b"1." + b"2" * 68, b"../../etc/passwd", b"..", b"1.2.\xff", b"1.2.A", b"", None, b"1..2", b"1.2%2e"]
 )
@@ -150,6 +152,7 @@ def test_unknown_element_of_a_command_set_is_passed_over() -> None:
         assert (kind, status_of(content)) == (4, 0)
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(
     ("received", "usable"),
     [("1.2.3", "1.2.3"), ("1.02.003", "1.02.003"), ("1.2.3 ", "1.2.3"), ("1.2.3\0", "1.2.3"), ("1" * 64, "1" * 64),
@@ -159,6 +162,7 @@ def test_uid_is_judged_by_length_and_characters_but_forgiven_zeros_and_padding(r
     assert usable_uid(received) == usable
 
 
+@pytest.mark.fault(18)
 def test_every_storage_class_is_accepted_and_nothing_else() -> None:
     syntaxes = [ImplicitVRLittleEndian, ExplicitVRLittleEndian]
     storage = [CR, CT, SR, RT_DELIVERY_INSTRUCTION, NOT_YET_STANDARD, PRIVATE]
@@ -177,6 +181,7 @@ def test_every_storage_class_is_accepted_and_nothing_else() -> None:
         assert [each.request.sop_class_uid for each in site.received] == storage
 
 
+@pytest.mark.fault(18, 68, 69)
 def test_deflated_and_big_endian_are_refused_and_compressed_accepted() -> None:
     refused = [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, pydicom.uid.MPEG2MPML]
     with listening() as site, site.associate(*[(CR, [each]) for each in [*refused, *TRANSFER_SYNTAXES]]) as peer:
@@ -190,12 +195,14 @@ def test_our_order_of_transfer_syntaxes_decides() -> None:
         assert peer.accepted_contexts[0].transfer_syntax == [ImplicitVRLittleEndian]
 
 
+@pytest.mark.fault(19)
 def test_128_contexts_are_negotiated_quickly() -> None:
     contexts = [(f"1.2.840.10008.5.1.4.1.1.{number}", list(TRANSFER_SYNTAXES)) for number in range(300, 428)]
     with listening() as site, site.associate(*contexts) as peer:
         assert len(peer.accepted_contexts) == 128
 
 
+@pytest.mark.fault(20)
 def test_large_pdus_are_asked_for_and_asynchronous_operations_are_not() -> None:
     window = AsynchronousOperationsWindowNegotiation()
     window.maximum_number_operations_invoked = 0
@@ -205,6 +212,7 @@ def test_large_pdus_are_asked_for_and_asynchronous_operations_are_not() -> None:
         assert peer.acceptor.asynchronous_operations == (1, 1)
 
 
+@pytest.mark.fault(15, 16, 17)
 @pytest.mark.parametrize(
     ("calling", "called", "source", "rejection"),
     [
@@ -236,6 +244,7 @@ def test_address_off_loopback_is_strict_even_without_strict_loopback(address: st
     assert Rules(ae_title="TRIAGE", peers=PEERS).rejection("PACS", "TRIAGE", address) == CALLING_AE_UNKNOWN
 
 
+@pytest.mark.fault(24)
 def test_ipv6_socket_serves_ipv4_peers_under_their_ipv4_address() -> None:
     try:
         site_of_both = listening(host="::")
@@ -246,6 +255,7 @@ def test_ipv6_socket_serves_ipv4_peers_under_their_ipv4_address() -> None:
         pytest.skip("no IPv6 here")
 
 
+@pytest.mark.fault(76)
 def test_full_disk_rejects_as_transient_and_recovers_by_itself() -> None:
     full = threading.Event()
     full.set()
@@ -256,6 +266,7 @@ def test_full_disk_rejects_as_transient_and_recovers_by_itself() -> None:
         assert site.can_echo()
 
 
+@pytest.mark.fault(76)
 def test_watermark_that_cannot_be_read_is_taken_as_reached() -> None:
     def broken() -> bool:
         raise OSError
@@ -287,6 +298,7 @@ def test_no_value_received_is_logged_or_warned_about(
     assert "CANARY" not in out + err + caplog.text + "".join(str(each.message) for each in recwarn)
 
 
+@pytest.mark.fault(24)
 def test_port_in_use_is_an_error_at_the_start() -> None:
     with listening() as site, pytest.raises(OSError, match="in use"), listening(port=site.port):
         pass

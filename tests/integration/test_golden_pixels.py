@@ -56,12 +56,14 @@ def refusal_of(path: Path) -> Reason | None:
     return None
 
 
+@pytest.mark.fault(74)
 @pytest.mark.parametrize(("name", "tolerance"), [("RG1_UNCI", 2e-3), ("RG1_J2KR", 0.0), ("RG1_J2KI", 2e-3)])
 def test_a_real_chest_film_is_the_same_in_each_encoding(name: str, tolerance: float) -> None:
     plain = prepare(read_film(sample("RG1_UNCR.dcm")), STRETCH)
     np.testing.assert_allclose(prepare(read_film(sample(f"{name}.dcm")), STRETCH), plain, atol=tolerance)
 
 
+@pytest.mark.fault(57)
 def test_a_real_chest_film_has_dense_bones_and_dark_lungs() -> None:
     pixels = prepare(read_film(sample("RG1_UNCR.dcm")), STRETCH)
     spine, lungs = pixels[60:140, 108:116].mean(), pixels[80:120, [60, 65, 160, 165]].mean()
@@ -69,6 +71,7 @@ def test_a_real_chest_film_has_dense_bones_and_dark_lungs() -> None:
     assert pixels.mean() == pytest.approx(RG1_INPUT_MEAN, abs=1e-3)
 
 
+@pytest.mark.fault(74)
 @pytest.mark.parametrize(
     "name",
     [
@@ -110,6 +113,7 @@ DCMTK: list[tuple[list[str], int, float]] = [
 ]
 
 
+@pytest.mark.fault(74)
 @pytest.mark.parametrize(("command", "bits", "tolerance"), DCMTK)
 def test_a_film_compressed_by_dcmtk_is_the_same_film(
     dcmtk: Path, tmp_path: Path, command: list[str], bits: int, tolerance: float
@@ -129,6 +133,7 @@ def shown(pixels: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.rint(pixels * 255).astype(int)
 
 
+@pytest.mark.fault(57)
 @pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
 def test_dcmtk_renders_the_same_polarity_and_window(dcmtk: Path, tmp_path: Path, interpretation: str) -> None:
     if shutil.which("dcm2pnm") is None:
@@ -172,12 +177,14 @@ def test_a_compressed_film_is_the_same_film(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(read_film(path).pixels, plain, atol=tolerance)
 
 
+@pytest.mark.fault(74)
 def test_htj2k_agrees_with_an_independent_decoder(tmp_path: Path) -> None:
     frame = imagecodecs.htj2k_encode(FILM, reversible=True)
     path = write(compressed(data_set(FILM), frame, HTJ2KLossless), tmp_path / "coded.dcm")
     np.testing.assert_array_equal(pixel_array(path), FILM)
 
 
+@pytest.mark.fault(71)
 @pytest.mark.parametrize(
     "elements", [{"Rows": 160}, {"Columns": 128}, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}]
 )
@@ -190,6 +197,7 @@ def test_a_stream_that_disagrees_with_the_attributes_is_refused(
     assert refusal_of(path) is Reason.BAD_PIXELS
 
 
+@pytest.mark.fault(70)
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_stream_cut_short_is_refused_not_filled_with_grey(tmp_path: Path, name: str) -> None:
     syntax, encode, _ = ENCODERS[name]
@@ -198,6 +206,7 @@ def test_a_stream_cut_short_is_refused_not_filled_with_grey(tmp_path: Path, name
     assert refusal_of(path) is Reason.BAD_PIXELS
 
 
+@pytest.mark.fault(70)
 def test_rle_cut_short_is_refused(dcmtk: Path, tmp_path: Path) -> None:
     plain = write(data_set(FILM), tmp_path / "plain.dcm")
     subprocess.run([dcmtk / "dcmcrle", plain, tmp_path / "coded.dcm"], check=True, capture_output=True)
@@ -255,6 +264,7 @@ except NotAnalysed as refusal:
 """
 
 
+@pytest.mark.fault(71)
 @pytest.mark.parametrize("size_px", [[], ["224"]])
 @pytest.mark.parametrize(("make", "reason"), BOMBS)
 def test_a_bomb_is_refused_without_memory_for_it(

@@ -63,6 +63,7 @@ def sent_until_closed(peer: socket.socket, header: bytes, mib_max: int) -> int:
     return mib_max
 
 
+@pytest.mark.fault(1)
 def test_silent_connection_is_closed_after_the_acse_timeout() -> None:
     with listening() as site, site.connect() as peer:
         began = time.monotonic()
@@ -71,6 +72,7 @@ def test_silent_connection_is_closed_after_the_acse_timeout() -> None:
         assert site.last_end().outcome is Outcome.TIMEOUT
 
 
+@pytest.mark.fault(2)
 def test_half_a_pdu_header_then_silence_is_closed() -> None:
     with listening() as site, site.connect() as peer:
         peer.sendall(b"\x01\0\0")
@@ -78,6 +80,7 @@ def test_half_a_pdu_header_then_silence_is_closed() -> None:
         assert site.last_end().outcome is Outcome.TIMEOUT
 
 
+@pytest.mark.fault(3)
 def test_bytes_that_drip_within_a_pdu_are_closed_at_its_deadline() -> None:
     with listening() as site, established(site.connect()) as peer:
         peer.settimeout(0.1)
@@ -97,6 +100,7 @@ def test_bytes_that_drip_within_a_pdu_are_closed_at_its_deadline() -> None:
         assert site.last_end().outcome is Outcome.TIMEOUT
 
 
+@pytest.mark.fault(4)
 def test_pdu_of_4_gib_is_closed_with_flat_memory() -> None:
     with listening(pdu_seconds=20, acse_seconds=20) as site, site.connect() as peer:
         before = rss()
@@ -105,6 +109,7 @@ def test_pdu_of_4_gib_is_closed_with_flat_memory() -> None:
         assert site.can_echo()
 
 
+@pytest.mark.fault(5)
 def test_pdu_over_the_limit_aborts_the_association_as_invalid_parameter() -> None:
     with listening() as site, established(site.connect()) as peer:
         peer.sendall(b"\x04\0" + (MIB + 1).to_bytes(4, "big"))
@@ -132,6 +137,7 @@ def tls_client(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.fault(21)
 def test_silent_tls_clients_do_not_keep_others_out(tls_server: ssl.SSLContext, tls_client: ssl.SSLContext) -> None:
     with listening(tls=tls_server, acse_seconds=2) as site, ExitStack() as stack:
         silent = [stack.enter_context(site.connect()) for _ in range(5)]
@@ -151,6 +157,7 @@ def test_instance_over_tls_arrives_whole(tls_server: ssl.SSLContext, tls_client:
         assert len(site.received[0].data_set) > 3 * MIB
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", associate_rq(), bytes(range(256))])
 def test_noise_at_the_tls_port_costs_only_itself(
     noise: bytes, tls_server: ssl.SSLContext, tls_client: ssl.SSLContext
@@ -175,6 +182,7 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.fault(13)
 @pytest.mark.usefixtures("many_descriptors")
 def test_more_than_1024_descriptors_are_no_obstacle(dcmtk: Path) -> None:
     with listening() as site:
@@ -182,6 +190,7 @@ def test_more_than_1024_descriptors_are_no_obstacle(dcmtk: Path) -> None:
         assert site.last_end().outcome is Outcome.RELEASED
 
 
+@pytest.mark.fault(11)
 def test_connection_cut_within_a_c_store_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with listening() as site:
@@ -194,6 +203,7 @@ def test_connection_cut_within_a_c_store_leaves_nothing(tmp_path: Path, monkeypa
         assert site.can_echo()
 
 
+@pytest.mark.fault(14)
 def test_silent_sockets_of_one_address_do_not_keep_another_out() -> None:
     limits = {"connections_max": 8, "connections_per_address_max": 4, "acse_seconds": 20, "pdu_seconds": 20}
     with listening(**limits) as site, ExitStack() as stack:
@@ -206,6 +216,7 @@ def test_silent_sockets_of_one_address_do_not_keep_another_out() -> None:
         assert wait_for(site.can_echo, 1), "slots are free as soon as their connections are closed"
 
 
+@pytest.mark.fault(13)
 def test_connections_over_the_cap_are_rejected_as_transient() -> None:
     with listening(connections_max=2, acse_seconds=20) as site, ExitStack() as stack:
         for _ in range(2):
@@ -237,6 +248,7 @@ def test_port_that_comes_back_before_its_former_connection_is_gone_has_a_slot_of
             established(peer)
 
 
+@pytest.mark.fault(41)
 def test_instance_over_the_cap_is_out_of_resources_and_the_next_is_stored() -> None:
     with listening(instance_bytes_max=50_000) as site:
         before = rss()
@@ -265,6 +277,7 @@ def test_peer_that_does_not_wait_for_answers_is_held_back() -> None:
         assert status_of(read_pdu(peer)[1]) == 0
 
 
+@pytest.mark.fault(10)
 def test_idle_association_is_aborted_and_its_slot_freed() -> None:
     with listening(idle_seconds=0.5) as site, established(site.connect()) as peer:
         assert read_pdu(peer)[0] == A_ABORT
@@ -282,6 +295,7 @@ def test_slow_storage_is_not_taken_for_an_idle_peer() -> None:
         assert len(site.received) == 2
 
 
+@pytest.mark.fault(3)
 def test_message_that_takes_too_long_is_aborted() -> None:
     with listening(dimse_seconds=0.5, pdu_seconds=5) as site, established(site.connect()) as peer:
         began = time.monotonic()
@@ -303,6 +317,7 @@ def no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.fault(13, 26)
 @pytest.mark.usefixtures("no_garbage_collection")
 def test_thousand_connections_leak_neither_threads_nor_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GuardedServer, "service_actions", lambda _self: None)
@@ -356,6 +371,7 @@ def test_stop_lets_the_instance_in_hand_be_answered() -> None:
         stopping.join()
 
 
+@pytest.mark.fault(111)
 def test_step_of_the_wall_clock_expires_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     timer = MonotonicTimer(60)
     timer.start()
@@ -374,6 +390,7 @@ def test_stop_does_not_wait_out_its_grace_for_idle_associations() -> None:
         assert time.monotonic() - began < 4
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("cut", ["reset", "abort", "release"])
 def test_instance_that_stops_half_way_is_discarded(cut: str) -> None:
     with listening() as site:

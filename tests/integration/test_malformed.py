@@ -25,6 +25,7 @@ from daemon.dicom.association import Outcome
 pytestmark = pytest.mark.timeout(60)
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", p_data(3, store_rq())])
 def test_noise_at_the_plain_port_costs_only_itself(noise: bytes) -> None:
     with listening() as site, site.connect() as peer:
@@ -48,6 +49,7 @@ MALFORMED = {
 }
 
 
+@pytest.mark.fault(7, 9)
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_message_aborts_its_association_only(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     with listening() as site:
@@ -78,6 +80,7 @@ ODD_REQUESTS = {
 }
 
 
+@pytest.mark.fault(6, 17)
 @pytest.mark.parametrize("name", ODD_REQUESTS)
 def test_odd_association_request_is_answered_or_closed_and_costs_only_itself(
     name: str, capfd: pytest.CaptureFixture[str]

@@ -75,6 +75,7 @@ def test_success_means_file_study_instance_and_job(receiver: Receiver, engine: E
     assert spool.kept.path(sha256).read_bytes().endswith(encoded(data_set()))
 
 
+@pytest.mark.fault(32)
 def test_the_same_instance_again_is_success_and_no_second_job(receiver: Receiver, engine: Engine, spool: Spool) -> None:
     assert [stored(receiver, encoded(data_set())) for _ in range(2)] == [0, 0]
     with engine.connect() as connection:
@@ -82,11 +83,13 @@ def test_the_same_instance_again_is_success_and_no_second_job(receiver: Receiver
     assert kept(spool) == 1
 
 
+@pytest.mark.fault(50)
 def test_another_kind_of_object_is_stored_and_listed_as_not_analysed(receiver: Receiver, engine: Engine) -> None:
     assert stored(receiver, encoded(data_set(SOPClassUID=SR)), sop_class_uid=SR) == 0x0000
     assert worklist(engine) == [("1.2.1", "not_analysed", "unsupported_sop_class")]
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("changes", [{"SOPInstanceUID": "1.2.3.999"}, {"SOPClassUID": SR}])
 def test_a_data_set_that_contradicts_its_command_is_refused_quarantined_and_listed(
     receiver: Receiver, engine: Engine, spool: Spool, changes: dict[str, str]
@@ -96,6 +99,7 @@ def test_a_data_set_that_contradicts_its_command_is_refused_quarantined_and_list
     assert (kept(spool), len(list(spool.kept.files(0, quarantined=True)))) == (0, 1)
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("changes", [{"SOPInstanceUID": None}, {"SOPClassUID": None}])
 def test_an_object_that_names_no_instance_cannot_be_understood(
     receiver: Receiver, engine: Engine, spool: Spool, changes: dict[str, None]
@@ -105,11 +109,13 @@ def test_an_object_that_names_no_instance_cannot_be_understood(
     assert len(list(spool.kept.files(0, quarantined=True))) == 1
 
 
+@pytest.mark.fault(46)
 def test_an_empty_data_set_cannot_be_understood(receiver: Receiver, spool: Spool) -> None:
     assert stored(receiver, b"") == 0xC000
     assert kept(spool) == 0
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("uid", [None, "../../etc/passwd", "1.2.<script>", "1" * 65])
 def test_an_object_without_a_usable_study_is_listed_under_a_key_of_its_own(
     receiver: Receiver, engine: Engine, uid: str | None
@@ -125,6 +131,7 @@ def test_an_object_without_a_usable_study_is_listed_under_a_key_of_its_own(
     assert (analysis, reason) == ("not_analysed", "identity_conflict")
 
 
+@pytest.mark.fault(44)
 def test_bytes_that_cannot_be_parsed_are_kept_and_listed(receiver: Receiver, engine: Engine, spool: Spool) -> None:
     nested = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 5000
     assert stored(receiver, nested) == 0x0000
@@ -132,6 +139,7 @@ def test_bytes_that_cannot_be_parsed_are_kept_and_listed(receiver: Receiver, eng
     assert (analysis, reason, kept(spool)) == ("not_analysed", "decode_error", 1)
 
 
+@pytest.mark.fault(11)
 def test_an_instance_that_does_not_come_to_its_end_leaves_nothing(receiver: Receiver, spool: Spool) -> None:
     deposit = begun(receiver)
     deposit.write(memoryview(encoded(data_set())))
@@ -141,6 +149,7 @@ def test_an_instance_that_does_not_come_to_its_end_leaves_nothing(receiver: Rece
     assert kept(spool) == 0
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 @pytest.mark.parametrize("text_bytes", [10, HEAD_BYTES])
 def test_a_header_longer_than_what_is_kept_of_it_is_read_from_the_file(
@@ -154,6 +163,7 @@ def test_a_header_longer_than_what_is_kept_of_it_is_read_from_the_file(
     assert worklist(engine) == [("1.2.1", "pending", None)]
 
 
+@pytest.mark.fault(75)
 def test_a_full_disk_is_out_of_resources_and_mends_by_itself(
     receiver: Receiver, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +177,7 @@ def test_a_full_disk_is_out_of_resources_and_mends_by_itself(
     assert stored(receiver, encoded(data_set())) == 0x0000
 
 
+@pytest.mark.fault(85)
 def test_a_database_that_fails_is_out_of_resources_never_success(receiver: Receiver, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE jobs RENAME TO elsewhere"))
@@ -176,6 +187,7 @@ def test_a_database_that_fails_is_out_of_resources_never_success(receiver: Recei
     assert worklist(engine) == []
 
 
+@pytest.mark.fault(88)
 def test_a_connection_that_broke_is_tried_again(
     receiver: Receiver, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +220,7 @@ def test_a_queued_job_rings_the_bell(receiver: Receiver, engine: Engine, spool: 
     bell.close()
 
 
+@pytest.mark.fault(76)
 def test_associations_are_refused_below_the_watermark_and_taken_again_above_it(spool: Spool) -> None:
     now = 0.0
     free = [10]
@@ -224,6 +237,7 @@ def test_associations_are_refused_below_the_watermark_and_taken_again_above_it(s
     assert not watermark()
 
 
+@pytest.mark.fault(80)
 def test_an_orphan_left_by_a_crash_is_listed_later(receiver: Receiver, engine: Engine, spool: Spool) -> None:
     content = encoded(data_set())
     assert stored(receiver, content) == 0x0000

@@ -42,6 +42,7 @@ def test_a_line_is_json_with_event_level_time_and_process(capsys: pytest.Capture
     assert str(line["timestamp"]).endswith("Z")
 
 
+@pytest.mark.fault(135)
 def test_fields_that_are_not_on_the_list_are_dropped(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.configure("json", "info", "test")
     log().info("event", patient_name=CANARY, study="abc")
@@ -49,6 +50,7 @@ def test_fields_that_are_not_on_the_list_are_dropped(capsys: pytest.CaptureFixtu
     assert not {name for name in FIELDS if "patient" in name or "name" in name}
 
 
+@pytest.mark.fault(38)
 def test_nobody_can_forge_a_line_or_colour_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.configure("console", "info", "test")
     log().info("event", calling_ae='PACS\n{"event": "forged"}\x1b[31m\u202e')
@@ -72,6 +74,7 @@ def test_a_line_is_one_write_so_that_processes_can_share_stderr(monkeypatch: pyt
     assert line.endswith("}\n")
 
 
+@pytest.mark.fault(135)
 def test_of_an_exception_only_type_and_place_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.configure("json", "info", "test")
     try:

@@ -341,6 +341,7 @@ def test_an_unknown_study_is_a_problem_that_does_not_repeat_its_uid(site: Site, 
     assert "SECRET" not in answer.text
 
 
+@pytest.mark.fault(135)
 @pytest.mark.parametrize(
     ("method", "address", "status"),
     [
@@ -540,6 +541,7 @@ def test_the_page_that_describes_it_shows_types_codes_and_an_example(site: Site)
 # -- failures ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(86, 134)
 def test_without_the_database_nothing_looks_like_an_empty_worklist(site: Site) -> None:
     uid = site.receive(1)
     with site.engine.begin() as connection:
@@ -559,6 +561,7 @@ def test_without_the_database_nothing_looks_like_an_empty_worklist(site: Site) -
     assert site.client.get("/api/health/live").status_code == 200
 
 
+@pytest.mark.fault(135)
 def test_an_unexpected_error_tells_nothing_of_itself(
     site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -641,6 +644,7 @@ def test_only_known_host_names_are_served(site: Site, host: str, status: int) ->
     assert "evil" not in answer.text
 
 
+@pytest.mark.fault(128)
 def test_large_bodies_and_bodies_without_a_length_are_refused(site: Site) -> None:
     uid = site.receive(1)
     large = site.client.post(f"/api/studies/{uid}/read", content=b" " * (BODY_BYTES_MAX + 1))
@@ -650,6 +654,7 @@ def test_large_bodies_and_bodies_without_a_length_are_refused(site: Site) -> Non
     assert site.client.get(f"/api/studies/{uid}").json()["status"] == "unread"
 
 
+@pytest.mark.fault(129)
 @pytest.mark.parametrize("address", ["/", "/api/worklist", "/api/docs", "/static/style.css", "/nothing", "/reader"])
 @pytest.mark.parametrize("host", ["localhost", "evil.example"])
 def test_every_answer_has_the_headers_of_defence(site: Site, address: str, host: str) -> None:
@@ -713,6 +718,7 @@ def test_the_page_lists_in_the_order_of_the_interface(site: Site) -> None:
     assert page.count("not reliable on films") == 2
 
 
+@pytest.mark.fault(39, 129)
 def test_markup_in_a_data_set_stays_text(site: Site) -> None:
     attack = '"><img src=x onerror=alert(1)><script>alert(1)</script>{{ 7*7 }}'
     names = ("patient_name", "patient_id", "patient_sex", "accession_number", "study_description", "modality")
@@ -729,6 +735,7 @@ def test_markup_in_a_data_set_stays_text(site: Site) -> None:
     assert "style" not in elements.attributes | elements.names | harmless.attributes
 
 
+@pytest.mark.fault(38)
 def test_characters_that_hide_or_turn_text_around_are_made_visible(site: Site) -> None:
     site.receive(1, patient_name="Doe\u202e^Jane\x1b\u2028\u200b")
     page = site.client.get("/").text

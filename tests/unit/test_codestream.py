@@ -66,6 +66,7 @@ def test_a_thumbnail_in_an_application_segment_is_not_the_frame() -> None:
     assert read_codestream(frame[:2] + segment + frame[2:], JPEGBaseline8Bit).rows == 96
 
 
+@pytest.mark.fault(71)
 def test_a_small_stream_that_asks_for_gigabytes_is_seen_as_such() -> None:
     stream = read_codestream(siz(20_000, 20_000), JPEG2000Lossless)
     assert (stream.rows, stream.columns) == (20_000, 20_000)
@@ -138,6 +139,7 @@ def test_a_stream_cut_in_its_header_is_a_decode_error(syntax: str) -> None:
         assert reason_of(frame[:length], syntax) is Reason.DECODE_ERROR
 
 
+@pytest.mark.fault(70)
 @pytest.mark.parametrize("syntax", STREAMS)
 def test_a_stream_without_its_end_is_bad_pixels(syntax: str) -> None:
     frame, _ = STREAMS[syntax]
@@ -146,6 +148,7 @@ def test_a_stream_without_its_end_is_bad_pixels(syntax: str) -> None:
     assert reason_of(frame + b"\0\0\0", syntax) is None
 
 
+@pytest.mark.fault(70)
 @pytest.mark.parametrize("syntax", STREAMS)
 @given(st.binary(max_size=300))
 def test_any_bytes_end_in_an_answer_or_a_reason(syntax: str, content: bytes) -> None:

@@ -115,6 +115,7 @@ def test_age_comes_from_the_birth_date_where_it_is_not_stated() -> None:
     assert read_header(dataset).age_years == pytest.approx(3.0, abs=0.01)
 
 
+@pytest.mark.fault(48)
 def test_age_uses_the_first_date_that_can_be_read() -> None:
     dataset = raw("PatientBirthDate", b"2020.02.29", "DA")
     put(dataset, "StudyDate", b"20239999", "DA")
@@ -152,6 +153,7 @@ def test_clinical_priority_is_found_in_the_request_and_in_the_retired_element() 
     assert read_header(dataset).clinical_priority is ClinicalPriority.STAT
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize(
     ("charset", "value", "text"),
     [
@@ -170,18 +172,21 @@ def test_names_are_decoded_by_their_character_set(charset: bytes, value: bytes, 
     assert read_header(dataset).patient_name == text
 
 
+@pytest.mark.fault(38)
 def test_control_and_direction_characters_are_taken_out() -> None:
     dataset = raw("SpecificCharacterSet", b"ISO_IR 192", "CS")
     put(dataset, "PatientID", "a\x00b\r\nc\x1b[31md\u202ee\u200bf ".encode())
     assert not {"\x00", "\r", "\n", "\x1b", "\u202e", "\u200b"} & set(read_header(dataset).patient_id)
 
 
+@pytest.mark.fault(31)
 def test_a_uid_too_long_is_still_seen_to_be_too_long() -> None:
     header = read_header(raw("StudyInstanceUID", b"1." + b"2" * 70, "UI"))
     assert len(header.study_instance_uid) == 72
     assert len(read_header(raw("StudyInstanceUID", b"1" * 10**6, "UI")).study_instance_uid) == 256
 
 
+@pytest.mark.fault(31)
 def test_uids_lose_their_padding() -> None:
     assert read_header(raw("StudyInstanceUID", b"1.2.3\0", "UI")).study_instance_uid == "1.2.3"
 
@@ -307,6 +312,7 @@ def test_no_patient_data_is_in_the_repr() -> None:
     ]
 
 
+@pytest.mark.fault(48)
 @given(
     st.sampled_from(HEADER_TAGS),
     st.one_of(st.binary(max_size=80), st.none()),
@@ -328,6 +334,7 @@ def test_a_file_is_read_without_its_pixels() -> None:
     assert header.transfer_syntax_uid == ExplicitVRLittleEndian
 
 
+@pytest.mark.fault(42)
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_deep_nesting_is_a_decode_error() -> None:
     start = b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
@@ -337,6 +344,7 @@ def test_deep_nesting_is_a_decode_error() -> None:
     assert refusal.value.reason is Reason.DECODE_ERROR
 
 
+@pytest.mark.fault(69)
 def test_deflated_is_not_inflated() -> None:
     content = part10(raw("StudyInstanceUID", b"1.2.3", "UI"), DeflatedExplicitVRLittleEndian)
     with pytest.raises(NotAnalysed) as refusal:
@@ -351,6 +359,7 @@ def test_what_is_no_dicom_file_is_a_decode_error(content: bytes) -> None:
     assert refusal.value.reason is Reason.DECODE_ERROR
 
 
+@pytest.mark.fault(43, 47)
 @given(st.binary(max_size=200))
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_any_bytes_end_in_a_header_or_a_reason(content: bytes) -> None:

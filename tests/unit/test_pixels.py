@@ -48,11 +48,13 @@ def test_a_film_is_float32_between_0_and_1_and_bright_is_dense() -> None:
     np.testing.assert_allclose(pixels, np.clip((FILM - 2047.5) / 4095 + 0.5, 0, 1), atol=1e-6)
 
 
+@pytest.mark.fault(57)
 def test_monochrome1_is_inverted_exactly_once() -> None:
     twin = data_set(4095 - FILM, **FULL, PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_allclose(seen(twin), seen(data_set(FILM, **FULL)), atol=1e-6)
 
 
+@pytest.mark.fault(58)
 @pytest.mark.parametrize(
     ("interpretation", "shape", "inverted"),
     [
@@ -73,15 +75,18 @@ def test_polarity_has_one_rule(interpretation: str, shape: str | None, inverted:
     np.testing.assert_allclose(seen(given), 1 - plain if inverted else plain, atol=1e-6)
 
 
+@pytest.mark.fault(57)
 def test_an_inverted_twin_without_a_window_is_the_same_film() -> None:
     twin = data_set(4095 - FILM, PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_allclose(seen(twin), seen(data_set(FILM)), atol=2e-3)
 
 
+@pytest.mark.fault(63)
 def test_stored_bits_lie_below_high_bit() -> None:
     np.testing.assert_array_equal(seen(data_set(FILM << 4, **FULL, HighBit=15)), seen(data_set(FILM, **FULL)))
 
 
+@pytest.mark.fault(63)
 def test_overlay_bits_in_the_top_are_no_part_of_the_film() -> None:
     overlay = np.zeros_like(FILM)
     overlay[40:200, 40:200] = 1 << 12
@@ -90,10 +95,12 @@ def test_overlay_bits_in_the_top_are_no_part_of_the_film() -> None:
     np.testing.assert_array_equal(seen(given), seen(data_set(FILM, **FULL)))
 
 
+@pytest.mark.fault(63)
 def test_values_beyond_the_stored_bits_are_refused_not_wrapped() -> None:
     assert reason_of(data_set(film(14), bits=12)) is Reason.BAD_PIXELS
 
 
+@pytest.mark.fault(62)
 def test_signed_values_may_fill_the_unused_bits_with_their_sign() -> None:
     signed = (FILM.astype(np.int16) - 2048).astype(np.int16)
     window = {"WindowCenter": 0, "WindowWidth": 4096}
@@ -113,6 +120,7 @@ def test_a_falling_slope_turns_the_film_round() -> None:
     np.testing.assert_allclose(seen(given), seen(data_set(FILM, **FULL)), atol=1e-6)
 
 
+@pytest.mark.fault(65)
 @pytest.mark.parametrize("slope", ["0", "NaN", "inf"])
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_a_slope_that_is_none_is_passed_over(slope: str) -> None:
@@ -121,17 +129,20 @@ def test_a_slope_that_is_none_is_passed_over(slope: str) -> None:
     np.testing.assert_array_equal(seen(given), seen(data_set(FILM, **FULL)))
 
 
+@pytest.mark.fault(65)
 def test_a_modality_table_comes_before_the_window() -> None:
     given = data_set(FILM, ModalityLUTSequence=[lut(0, [4095 - n for n in range(4096)], 16)], **FULL)
     np.testing.assert_allclose(seen(given), seen(data_set(4095 - FILM, **FULL)), atol=1e-6)
 
 
+@pytest.mark.fault(65)
 def test_a_broken_modality_table_is_bad_pixels() -> None:
     table = lut(0, [1, 2, 3], 16)
     table.LUTDescriptor = [4096, 0, 16]
     assert reason_of(data_set(FILM, ModalityLUTSequence=[table])) is Reason.BAD_PIXELS
 
 
+@pytest.mark.fault(65)
 def test_a_voi_table_is_used_and_clamps_at_its_ends() -> None:
     outputs = list(range(0, 4096, 2))
     pixels = seen(data_set(FILM, VOILUTSequence=[lut(1024, outputs, 12)]))
@@ -139,6 +150,7 @@ def test_a_voi_table_is_used_and_clamps_at_its_ends() -> None:
     np.testing.assert_allclose(pixels, expected, atol=1e-6)
 
 
+@pytest.mark.fault(65)
 def test_a_broken_voi_table_is_passed_over() -> None:
     table = lut(0, [1, 2, 3], 12)
     table.LUTDescriptor = [4096, 0, 12]
@@ -152,6 +164,7 @@ WINDOWS: list[tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] 
 ]
 
 
+@pytest.mark.fault(65)
 @pytest.mark.parametrize(("function", "formula"), WINDOWS)
 def test_window_functions_are_those_of_the_standard(
     function: str, formula: Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -160,11 +173,13 @@ def test_window_functions_are_those_of_the_standard(
     np.testing.assert_allclose(pixels, formula(FILM.astype(np.float64)), atol=1e-6)
 
 
+@pytest.mark.fault(65)
 def test_the_first_of_several_windows_counts() -> None:
     given = data_set(FILM, WindowCenter=[2048, 100], WindowWidth=[4096, 1])
     np.testing.assert_array_equal(seen(given), seen(data_set(FILM, **FULL)))
 
 
+@pytest.mark.fault(65)
 @pytest.mark.parametrize(
     ("center", "width"),
     [("2048", "0"), ("2048", "-5"), ("NaN", "4096"), ("2048", "1"), ("-2147483648", "1"), ("90000", "10"), ("", "100")],
@@ -210,12 +225,14 @@ def test_padding_may_be_a_range_and_negative() -> None:
     assert not seen(given)[:, :60].any()
 
 
+@pytest.mark.fault(59)
 def test_a_colour_capture_is_its_luminance() -> None:
     grey = (FILM >> 4).astype(np.uint8)
     given = data_set(np.dstack([grey] * 3), bits=8)
     np.testing.assert_allclose(seen(given), grey / 255, atol=1e-4)
 
 
+@pytest.mark.fault(59)
 def test_colour_by_plane_is_the_same_as_by_pixel() -> None:
     grey = (FILM >> 4).astype(np.uint8)
     colour = np.dstack([grey, grey // 2, grey // 3])
@@ -223,6 +240,7 @@ def test_colour_by_plane_is_the_same_as_by_pixel() -> None:
     np.testing.assert_array_equal(seen(by_plane), seen(data_set(colour, bits=8)))
 
 
+@pytest.mark.fault(59)
 def test_luma_is_taken_as_it_is() -> None:
     grey = (FILM >> 4).astype(np.uint8)
     ybr = np.dstack([grey, np.full_like(grey, 200), np.full_like(grey, 90)])
@@ -230,6 +248,7 @@ def test_luma_is_taken_as_it_is() -> None:
     np.testing.assert_allclose(seen(given), grey / 255, atol=1e-6)
 
 
+@pytest.mark.fault(59)
 def test_halved_colour_has_two_lumas_in_four_bytes() -> None:
     grey = (FILM >> 4).astype(np.uint8)
     chroma = np.full((*grey.shape[:1], grey.shape[1] // 2, 2), 128, np.uint8)
@@ -238,6 +257,7 @@ def test_halved_colour_has_two_lumas_in_four_bytes() -> None:
     np.testing.assert_allclose(seen(given), grey / 255, atol=1e-6)
 
 
+@pytest.mark.fault(60)
 def test_a_palette_is_looked_up_and_out_of_range_is_clamped() -> None:
     grey = (FILM >> 4).astype(np.uint8)
     given = data_set(grey, bits=8, PhotometricInterpretation="PALETTE COLOR")
@@ -248,6 +268,7 @@ def test_a_palette_is_looked_up_and_out_of_range_is_clamped() -> None:
     np.testing.assert_allclose(seen(given), np.minimum(grey, 199).astype(float) * 256 / 65535, atol=1e-6)
 
 
+@pytest.mark.fault(60)
 def test_an_empty_palette_is_bad_pixels() -> None:
     grey = (FILM >> 4).astype(np.uint8)
     assert reason_of(data_set(grey, bits=8, PhotometricInterpretation="PALETTE COLOR")) is Reason.BAD_PIXELS
@@ -281,11 +302,13 @@ REFUSED: list[tuple[dict[str, object], Reason]] = [
 ]
 
 
+@pytest.mark.fault(51, 52, 53, 54, 55, 56, 61, 64)
 @pytest.mark.parametrize(("elements", "reason"), REFUSED)
 def test_attributes_that_do_not_fit_are_refused_with_a_reason(elements: dict[str, object], reason: Reason) -> None:
     assert reason_of(data_set(FILM, **elements)) is reason
 
 
+@pytest.mark.fault(55)
 def test_no_pixels_at_all_are_missing_pixels() -> None:
     given = data_set(FILM)
     del given.PixelData
@@ -293,6 +316,7 @@ def test_no_pixels_at_all_are_missing_pixels() -> None:
     assert reason_of(Dataset()) is Reason.MISSING_PIXELS
 
 
+@pytest.mark.fault(64)
 def test_float_pixels_are_bad_pixels() -> None:
     given = data_set(FILM)
     del given.PixelData
@@ -300,10 +324,12 @@ def test_float_pixels_are_bad_pixels() -> None:
     assert reason_of(given) is Reason.BAD_PIXELS
 
 
+@pytest.mark.fault(54)
 def test_a_few_bytes_of_padding_are_accepted() -> None:
     assert reason_of(data_set(FILM, PixelData=FILM.tobytes() + b"\0\0")) is None
 
 
+@pytest.mark.fault(68)
 @pytest.mark.parametrize("syntax", [MPEG2MPML, ExplicitVRBigEndian, "1.2.3.4"])
 def test_other_syntaxes_are_unsupported(syntax: str) -> None:
     given = data_set(FILM)
@@ -321,11 +347,13 @@ def mostly_white() -> NDArray[np.uint16]:
     return pixels
 
 
+@pytest.mark.fault(66)
 @pytest.mark.parametrize("pixels", [np.zeros_like(FILM), np.full_like(FILM, 700), noise(), mostly_white()])
 def test_blank_saturated_or_noisy_films_are_bad_pixels(pixels: NDArray[np.uint16]) -> None:
     assert reason_of(data_set(pixels, **FULL)) is Reason.BAD_PIXELS
 
 
+@pytest.mark.fault(66)
 def test_a_collimated_border_is_no_fault() -> None:
     pixels = FILM.copy()
     pixels[:60], pixels[-60:], pixels[:, :50] = 0, 0, 0
