@@ -16,10 +16,10 @@ import chests
 
 SENDERS = 4
 _SIDE = 160
-_PAUSE_SECONDS = 0.8
+_PAUSE_SECONDS = 0.5
 _SAME_AGAIN_EVERY = 7
 # After so long a sender that never gives up is stuck: that is a loss, too.
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 600.0
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Senders:
                 self.books.given_up.update(film.sop for film in left)
                 return
             if left:
-                assert time.monotonic() < deadline, "films were not taken for two minutes"
+                assert time.monotonic() < deadline, "films were not taken for ten minutes"
                 if self._is_over.wait(0.2):
                     return
 

@@ -239,6 +239,7 @@ def sweeps(spool: Spool, sqlite_url: str) -> Iterator[Sweeps]:
         arrivals=Arrivals(kept=spool.kept, intake=Intake(store, POLICY)),
         ring=lambda: None,
         rule=RetryRule(),
+        lease_seconds=60.0,
         pending_seconds=300.0,
         retention_days=7.0,
         free_mib_min=0,

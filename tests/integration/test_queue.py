@@ -121,6 +121,18 @@ def test_results_are_recorded_together_and_one_that_lost_its_lease_stops_no_othe
         assert connection.execute(select(jobs.c.reason).order_by(jobs.c.job_id)).scalars().all()[3] == "bad_pixels"
 
 
+@pytest.mark.fault(99)
+def test_a_late_result_beside_the_one_that_counts_changes_nothing(store: Store, queue: Queue) -> None:
+    """Of the same job, in the same transaction."""
+    Intake(store, POLICY).receive(received(1))
+    late = claim(queue)
+    lapse(store)
+    queue.expire(RetryRule(attempts_max=5, delay_seconds=0.001))
+    ended = queue.finish([result(late, finding(0.95)), result(claim_when_due(queue), finding(0.01))])
+    assert [priority and priority.flagged for priority in ended] == [None, False]
+    assert not Reading(store).worklist()[0].flagged
+
+
 @pytest.mark.fault(113)
 def test_no_clock_but_the_databases_enters_it(store: Store, queue: Queue, engine: Engine) -> None:
     """Hosts need not agree on the time: no statement of receiving, claiming, finishing or sweeping carries one."""

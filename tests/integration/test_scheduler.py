@@ -42,6 +42,7 @@ def sweeps(engine: Engine, tmp_path: Path, rings: list[str]) -> Sweeps:
         arrivals=Arrivals(kept=spool.kept, intake=Intake(store, POLICY)),
         ring=lambda: rings.append("ring"),
         rule=RetryRule(attempts_max=3, delay_seconds=0.001),
+        lease_seconds=60.0,
         pending_seconds=300.0,
         retention_days=7.0,
         free_mib_min=0,

@@ -116,6 +116,7 @@ CLOCK = Clock(
     now="(SELECT at FROM clock)",
     after="",
     seconds_since="CAST((julianday((SELECT at FROM clock)) - julianday({column})) * 86400 AS INTEGER)",
+    later="",
 )
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
