@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +29,7 @@ from triage.records.queue import STEP_SECONDS, Queue, Result
 from triage.records.store import Store
 from triage.records.tables import events, findings, instances, jobs, studies
 from triage.study import Analysis, Finding
-from triage.worklist import Clock
+from triage.worklist import CLOCKS as REAL
 
 RULE = RetryRule(attempts_max=3, delay_seconds=4)
 LEASE_SECONDS = 10
@@ -43,17 +43,15 @@ START = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
 FLAGGED = 0.95
 # The database's clock, in a table: steps of it are what some of the rules are about.
 CLOCKS = {
-    "sqlite": Clock(
+    "sqlite": replace(
+        REAL["sqlite"],
         now="(SELECT strftime('%Y-%m-%d %H:%M:%f', at) || '000' FROM clock)",
         after="(SELECT strftime('%Y-%m-%d %H:%M:%f', at, '{seconds:+.3f} seconds') || '000' FROM clock)",
-        seconds_since="0",
-        later="{now}",
     ),
-    "postgresql": Clock(
+    "postgresql": replace(
+        REAL["postgresql"],
         now="(SELECT at FROM clock)",
         after="(SELECT at + make_interval(secs => {seconds:.3f}) FROM clock)",
-        seconds_since="0",
-        later="{now}",
     ),
 }
 
@@ -270,6 +268,14 @@ class Jobs(RuleBasedStateMachine):
             rows = connection.execute(select(jobs)).mappings().all()
         stand = {row["job_id"]: (row["state"], row["attempts"], row["reason"]) for row in rows}
         assert stand == {job_id: (each.state, each.attempts, each.reason) for job_id, each in self.known.items()}
+
+    @invariant()
+    def studies_stand_in_the_order_in_which_they_came(self) -> None:
+        """Whatever the clock has said since."""
+        came = list(dict.fromkeys(known.study for known in self.known.values()))
+        with self.store.reading() as connection:
+            stand = connection.execute(select(studies.c.study_instance_uid).order_by(studies.c.waiting_since))
+            assert [int(uid.split(".")[-1]) for uid in stand.scalars()] == came
 
     @invariant()
     def what_counted_once_counts_for_good(self) -> None:
