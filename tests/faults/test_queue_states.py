@@ -121,7 +121,7 @@ class Jobs(RuleBasedStateMachine):
 
     # -- films come --------------------------------------------------------------------------------------------
 
-    @rule(study=st.integers(0, 2), again=st.booleans())
+    @rule(study=st.integers(0, 6), again=st.booleans())
     def a_film_comes(self, *, study: int, again: bool) -> None:
         number = len(self.known)
         receipt = self.intake.receive(received(number, study=study))
@@ -310,17 +310,38 @@ def _result(job: Job, found: Finding) -> Result:
     return Result(job=job, finding=found, priority=judge(found, card=CARD, policy=POLICY))
 
 
-@pytest.mark.fault(95, 97, 99, 111)
-@pytest.mark.timeout(1200)
-def test_whatever_happens_every_film_is_looked_at_and_no_late_result_counts(engine: Engine) -> None:
+@pytest.fixture
+def clocked(engine: Engine) -> Store:
+    """Whose clock can be put."""
     store = Store(engine)
     store.clock = CLOCKS[store.backend]
     kind = "text" if store.backend == "sqlite" else "timestamptz"
     with store.writing() as connection:
         connection.execute(text(f"CREATE TABLE clock (at {kind})"))
         connection.execute(text("INSERT INTO clock VALUES ('2026-10-25 00:30:00')"))
+    return store
+
+
+@pytest.mark.fault(111)
+def test_after_the_clock_was_put_back_who_comes_later_stands_later_and_who_came_before_is_looked_at(
+    clocked: Store,
+) -> None:
+    played = Jobs(clocked)
+    played.begin()
+    played.a_film_comes(study=1, again=False)
+    played.the_clock_steps(step=-HOUR_SECONDS)
+    played.a_film_comes(study=0, again=False)
+    played.studies_stand_in_the_order_in_which_they_came()
+    played.what_a_step_left_in_the_future_is_brought_back()
+    played.a_worker_claims(worker="a", most=2)
+    assert len(played.handles) == 2
+
+
+@pytest.mark.fault(95, 97, 99, 111)
+@pytest.mark.timeout(1200)
+def test_whatever_happens_every_film_is_looked_at_and_no_late_result_counts(clocked: Store) -> None:
     run_state_machine_as_test(
-        lambda: Jobs(store),
+        lambda: Jobs(clocked),
         settings=settings(
             max_examples=EXAMPLES, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
