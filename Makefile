@@ -6,12 +6,13 @@ FILMS  ?=
 COUNT  ?=
 STAY   ?=
 ONLY   ?=
+ROUNDS ?= 200
 V      := .venv/bin
 STAMP  := .venv/.installed
 # Debian asks it before a package's service is started; 101 is no.
 POLICY := /usr/sbin/policy-rc.d
 
-.PHONY: setup demo test lint types bench fuzz train clean install wheel
+.PHONY: setup demo test faults lint types bench fuzz train clean install wheel
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
@@ -29,6 +30,9 @@ demo: $(STAMP) ## the main job: a morning of studies arrives and is triaged (FIL
 test: $(STAMP) peers ## lint, types and all tests
 	$(MAKE) --no-print-directory lint types
 	$(V)/python -m pytest
+
+faults: $(STAMP) peers ## every fault of deploy/FAULTS.md, one by one (ROUNDS=200 of kill -9; ONLY=11,95-99 or a word)
+	ROUNDS=$(ROUNDS) $(V)/python -m tests.faults $(ONLY)
 
 wheel: $(STAMP) ## dist/*.whl
 	rm -f dist/worklist_triage-*.whl

@@ -149,6 +149,7 @@ def schedule() -> None:
         arrivals=house.arrivals,
         ring=house.ringer.ring,
         rule=house.rule,
+        lease_seconds=settings.lease_seconds,
         pending_seconds=settings.pending_seconds,
         retention_days=settings.retention_days,
         free_mib_min=settings.disk_free_mib_min,

@@ -41,6 +41,7 @@ class Sweeps:
     arrivals: Arrivals
     ring: Callable[[], None]
     rule: RetryRule
+    lease_seconds: float
     pending_seconds: float
     retention_days: float
     free_mib_min: int
@@ -57,6 +58,9 @@ class Sweeps:
 
     def expire_leases(self) -> None:
         """Jobs of workers that went silent are queued again, or buried after their last attempt."""
+        if mended := self.queue.mend_times(self.lease_seconds, self.rule.longest_seconds):
+            log().warning("clock_put_back", count=mended)
+            self.ring()
         queued, buried = self.queue.expire(self.rule)
         if queued or buried:
             log().warning("leases_expired", queued=queued, buried=buried)

@@ -116,7 +116,7 @@ class Trail:
         if lost:
             metrics.ACCESSES_LOST.inc(lost)
             log().error("accesses_lost", count=lost)
-        for path in self._folder.glob("*.lines"):
+        for path in (*self._folder.glob("*.lines"), *self._folder.glob("*.new")):
             self._enter_file(path)
 
     def _enter_file(self, path: Path) -> None:
@@ -128,12 +128,15 @@ class Trail:
 
     def _open(self) -> int:
         """Locked before it has its name, so that nobody can take it for left behind. Raise OSError."""
-        if self._path is None:
+        while self._path is None:
             name = token_hex(8)
             new = self._folder / f"{name}.new"
             self._descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            self._path = new.rename(self._folder / f"{name}.lines")
+            try:
+                self._path = new.rename(self._folder / f"{name}.lines")
+            except FileNotFoundError:  # somebody has taken it for a dead one's, just before it was locked
+                os.close(self._descriptor)
         return self._descriptor
 
     def _write(self, line: bytes) -> None:

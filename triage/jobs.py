@@ -54,6 +54,11 @@ class RetryRule:
     attempts_max: int = 3
     delay_seconds: float = 2.0
 
+    @property
+    def longest_seconds(self) -> float:
+        """No delay is longer."""
+        return self.delay_seconds * 2.0**self.attempts_max
+
 
 # What another attempt may mend. Everything else would end the same way and is recorded at once.
 PASSING = frozenset(

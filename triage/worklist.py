@@ -23,12 +23,14 @@ from dataclasses import dataclass
 class Clock:
     """How a database tells the time, the same throughout one statement. Its clock decides: hosts need not agree.
 
-    ``after`` has a place for seconds, which may be negative; ``seconds_since`` for a column.
+    ``after`` has a place for seconds, which may be negative; ``seconds_since`` for a column. ``later``
+    makes of a column's greatest value a moment after it, never before now.
     """
 
     now: str
     after: str
     seconds_since: str
+    later: str
 
 
 CLOCKS = {
@@ -36,19 +38,35 @@ CLOCKS = {
         now="(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')",
         after="(strftime('%Y-%m-%d %H:%M:%f', 'now', '{seconds:+.3f} seconds') || '000')",
         seconds_since="CAST((julianday('now') - julianday({column})) * 86400 AS INTEGER)",
+        later="max({now}, coalesce(strftime('%Y-%m-%d %H:%M:%f', ({last}), '+0.001 seconds') || '000', ''))",
     ),
     "postgresql": Clock(
         now="statement_timestamp()",
         after="(statement_timestamp() + make_interval(secs => {seconds:.3f}))",
         seconds_since="CAST(floor(extract(epoch FROM statement_timestamp() - {column})) AS INTEGER)",
+        later="greatest({now}, ({last}) + interval '1 millisecond')",
     ),
 }
+
+# Three looks into an index, rather than one at every open study.
+_LAST = "SELECT max(waiting_since) FROM studies WHERE status <> 'read' AND clinical_priority = {urgency}"
 
 
 def terms(rows: str, clock: Clock) -> tuple[str, str, str, str]:
     """The order of the worklist, as expressions on ``rows`` of studies: the smallest is read first."""
     top = f"CASE WHEN {rows}.flagged OR {rows}.overdue_at <= {clock.now} THEN 0 ELSE 1 END"
     return f"{rows}.clinical_priority", top, f"{rows}.waiting_since", f"{rows}.study_instance_uid"
+
+
+def arrival(clock: Clock) -> str:
+    """SQL of the time since when a study waits that comes now: later than every open study that came before.
+
+    Else one that comes after the clock was put back would stand before those that have waited.
+    """
+    since = clock.now
+    for urgency in (0, 1, 2):
+        since = clock.later.format(now=since, last=_LAST.format(urgency=urgency))
+    return since
 
 
 _READING_WORKLIST = """

@@ -102,7 +102,7 @@ def age(years: float | None) -> str:
 def duration(minutes: int) -> str:
     """To the minute below a day, then to the hour."""
     if minutes < 60:  # noqa: PLR2004
-        return f"{minutes} min"
+        return f"{max(0, minutes)} min"  # less where the clock was put back
     if minutes >= _DAY_MINUTES:
         return f"{minutes // _DAY_MINUTES} d {minutes % _DAY_MINUTES // 60} h"
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes % 60 else f"{minutes // 60} h"

@@ -16,8 +16,6 @@ from absent import missing
 INSTALL = f"{PROJECT}/deploy/install.sh"
 # pip has to put our own wheel in, and nothing else.
 WITH = {"PYTHONPATH": PACKAGES, "PIP_NO_DEPS": "1", "PIP_IGNORE_INSTALLED": "1", "PIP_NO_INDEX": "1", "PYTHON": PYTHON}
-# Until `serve` tells systemd that it is up.
-NOTIFIES = any("NOTIFY_SOCKET" in path.read_text(encoding="utf-8") for path in (ROOT / "daemon").glob("*.py"))
 
 
 def make_wheel(folder: Path) -> Path:
@@ -35,10 +33,6 @@ def host(folder: Path) -> Iterator[Machine]:
     if not said.startswith(f"Python {version}."):
         missing(f"Python {version} as {PYTHON}, with its venv")
     with booted(folder) as machine:
-        if not NOTIFIES:
-            place = machine.root / "etc" / "systemd" / "system" / "triage.service.d" / "type.conf"
-            place.parent.mkdir(parents=True)
-            place.write_text("[Service]\nType=exec\n", encoding="ascii")
         yield machine
 
 

@@ -14,6 +14,7 @@ FILMS = 24
 NAME = ("--name", "worker-1")
 
 
+@pytest.mark.fault(95)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_kill_9_with_a_batch_in_hand_loses_nothing_and_doubles_nothing(
     make_daemon: Callable[..., Daemon], tmp_path: Path, request: pytest.FixtureRequest, database: str

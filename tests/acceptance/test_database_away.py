@@ -19,6 +19,7 @@ STUDIES = 60
 OPEN = "SELECT 1 FROM jobs WHERE state IN ('queued', 'leased')"
 
 
+@pytest.mark.fault(86)
 @pytest.mark.timeout(400)
 def test_an_outage_loses_and_doubles_nothing_and_is_told_once(
     make_daemon: Callable[..., Daemon], tmp_path: Path

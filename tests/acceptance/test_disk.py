@@ -31,6 +31,7 @@ def _mount(*arguments: str | Path) -> int:
     return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode
 
 
+@pytest.mark.fault(76)
 def test_below_the_watermark_peers_are_told_to_try_again_later(
     make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
@@ -47,6 +48,7 @@ def test_below_the_watermark_peers_are_told_to_try_again_later(
     assert not daemon.files("instances")
 
 
+@pytest.mark.fault(75)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_a_write_that_fails_is_a700_and_leaves_nothing_behind(
     make_daemon: Callable[..., Daemon], tmp_path: Path, request: pytest.FixtureRequest, database: str
@@ -70,6 +72,7 @@ def test_a_write_that_fails_is_a700_and_leaves_nothing_behind(
     assert not daemon.files("incoming")
 
 
+@pytest.mark.fault(77)
 def test_a_share_that_becomes_read_only_is_a700_until_it_can_be_written_and_films_on_it_are_still_analysed(
     make_daemon: Callable[..., Daemon], tmp_path: Path, postgresql_url: str
 ) -> None:

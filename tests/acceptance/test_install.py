@@ -11,7 +11,7 @@ from pathlib import Path
 import chests
 import pytest
 from booted import PACKAGES, Machine
-from installing import INSTALL, NOTIFIES, WITH, host, make_wheel, receives, send
+from installing import INSTALL, WITH, host, make_wheel, receives, send
 from running import wait_for
 
 
@@ -85,8 +85,6 @@ def test_its_processes_write_to_no_folder_but_the_daemons(served: Machine, dcmtk
 
 
 def test_a_reload_keeps_it_running(served: Machine) -> None:
-    if not NOTIFIES:
-        pytest.skip("serve does not know SIGHUP yet")
     before = served.shows("triage", "MainPID")
     served.run("systemctl", "reload", "triage")
     assert receives(served)

@@ -170,6 +170,7 @@ def test_a_bundle_for_support_holds_nothing_of_a_patient_and_no_secret(
     assert "instance_received" in {line["event"] for line in log}
 
 
+@pytest.mark.fault(123)
 def test_a_study_or_a_patient_is_erased_and_nothing_is_left(
     own: dict[str, object], make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:

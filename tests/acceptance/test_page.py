@@ -207,6 +207,7 @@ def test_s_and_r_start_and_read_the_chosen_study_and_the_page_stays(
     read(daemon, other)
 
 
+@pytest.mark.fault(134)
 def test_a_page_whose_server_is_gone_says_how_old_it_is(make_daemon: Callable[..., Daemon], browser: Browser) -> None:
     daemon = make_daemon().serve()
     page = browser.new_page(viewport=WIDE)  # type: ignore[arg-type]

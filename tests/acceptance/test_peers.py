@@ -13,6 +13,7 @@ from running import Daemon, wait_for
 from sending import dcmsend, echoscu, send, send_as, storescu
 
 
+@pytest.mark.fault(12)
 def test_dcmtk_gets_an_answer_to_its_echo(daemon: Daemon, dcmtk: Path) -> None:
     assert echoscu(dcmtk, daemon).returncode == 0
 

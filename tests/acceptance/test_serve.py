@@ -22,6 +22,7 @@ def complaints(output: str) -> list[str]:
     return [line for line in output.splitlines() if line and not line.startswith("{")]
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("setting", ["dicom_port", "http_port"])
 def test_a_port_in_use_is_said_in_one_line_and_ends_it(make_daemon: Callable[..., Daemon], setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as squatter:
@@ -34,6 +35,7 @@ def test_a_port_in_use_is_said_in_one_line_and_ends_it(make_daemon: Callable[...
     assert "in use" in line
 
 
+@pytest.mark.fault(121)
 def test_an_unknown_setting_is_named(make_daemon: Callable[..., Daemon]) -> None:
     ended = make_daemon(dicom_prot=104).run("serve")
     assert ended.returncode == 2
@@ -52,6 +54,7 @@ def test_a_data_folder_that_cannot_be_made_is_said_in_one_line(
     assert "data_dir" in line
 
 
+@pytest.mark.fault(96)
 def test_sigterm_ends_everything_in_time_and_gives_no_job_away(
     make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
@@ -94,6 +97,7 @@ def test_children_end_with_their_parent_even_when_it_is_killed(
     assert daemon.settled(film.study)["analysis"] == "analysed"
 
 
+@pytest.mark.fault(103)
 def test_with_broken_weights_films_are_received_and_listed_in_order_of_arrival(
     make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:

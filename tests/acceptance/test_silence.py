@@ -155,6 +155,7 @@ def found(needles: list[str], text: str) -> list[str]:
     return [needle for needle in needles if needle.casefold() in folded]
 
 
+@pytest.mark.fault(135)
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("log_format", "log_level"), [("json", "debug"), ("console", "info")])
 def test_patient_data_stays_where_it_belongs(
@@ -195,6 +196,7 @@ def assert_present_where_it_belongs(daemon: Daemon, made: list[Dataset]) -> None
     assert daemon.rows("SELECT count(*) FROM studies WHERE patient_id = 'KANARI-4711'")[0][0] >= len(made) - 2
 
 
+@pytest.mark.fault(135)
 def test_no_traceback_tells_values(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     """An error nobody foresaw, with a name in its text, in the receiver's own thread."""
     daemon = make_daemon()

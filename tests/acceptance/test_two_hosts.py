@@ -116,6 +116,7 @@ def cut_off(daemon: Daemon, host: Host, worker: psutil.Process | None) -> list[t
     raise TimeoutError("it never held a lease when it was cut off")
 
 
+@pytest.mark.fault(99)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("frozen", [False, True], ids=["cut off", "cut off and frozen"])
 def test_a_host_that_is_cut_off_loses_its_leases_to_the_other_and_nothing_else(

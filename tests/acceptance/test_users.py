@@ -50,6 +50,7 @@ def url(daemon: Daemon) -> str:
     return f"http://127.0.0.1:{daemon.http_port}"
 
 
+@pytest.mark.fault(125)
 def test_the_web_does_not_open_to_everybody_and_says_how_to_make_a_user(tmp_path: Path) -> None:
     with running(tmp_path, http_host="0.0.0.0") as daemon:
         refused = command(daemon, "web", code=2)

@@ -76,6 +76,7 @@ def test_instance_arrives_with_the_very_bytes_of_its_data_set() -> None:
         assert request.transfer_syntax_uid == ExplicitVRLittleEndian
 
 
+@pytest.mark.fault(12)
 def test_dcmtk_echoes_and_stores(dcmtk: Path, tmp_path: Path) -> None:
     film = instance()
     film.save_as(tmp_path / "film.dcm", enforce_file_format=True)
@@ -180,7 +181,7 @@ def test_every_storage_class_is_accepted_and_nothing_else() -> None:
         assert [each.request.sop_class_uid for each in site.received] == storage
 
 
-@pytest.mark.fault(18, 69)
+@pytest.mark.fault(18, 68, 69)
 def test_deflated_and_big_endian_are_refused_and_compressed_accepted() -> None:
     refused = [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, pydicom.uid.MPEG2MPML]
     with listening() as site, site.associate(*[(CR, [each]) for each in [*refused, *TRANSFER_SYNTAXES]]) as peer:
@@ -211,7 +212,7 @@ def test_large_pdus_are_asked_for_and_asynchronous_operations_are_not() -> None:
         assert peer.acceptor.asynchronous_operations == (1, 1)
 
 
-@pytest.mark.fault(15, 16)
+@pytest.mark.fault(15, 16, 17)
 @pytest.mark.parametrize(
     ("calling", "called", "source", "rejection"),
     [
@@ -254,6 +255,7 @@ def test_ipv6_socket_serves_ipv4_peers_under_their_ipv4_address() -> None:
         pytest.skip("no IPv6 here")
 
 
+@pytest.mark.fault(76)
 def test_full_disk_rejects_as_transient_and_recovers_by_itself() -> None:
     full = threading.Event()
     full.set()
@@ -264,6 +266,7 @@ def test_full_disk_rejects_as_transient_and_recovers_by_itself() -> None:
         assert site.can_echo()
 
 
+@pytest.mark.fault(76)
 def test_watermark_that_cannot_be_read_is_taken_as_reached() -> None:
     def broken() -> bool:
         raise OSError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -245,6 +246,33 @@ def test_what_a_killed_process_noted_is_entered_by_the_next(audit: Audit, tmp_pa
     Trail(audit, tmp_path).enter()
     assert len(entered(audit)) == 100
     assert not left.exists()
+
+
+def test_a_file_that_a_killed_process_had_not_named_yet_goes(audit: Audit, tmp_path: Path) -> None:
+    trail = Trail(audit, tmp_path)
+    left = tmp_path / "trail" / "0123456789abcdef.new"
+    left.touch()
+    trail.enter()
+    assert not left.exists()
+    assert entered(audit) == []
+
+
+def test_a_file_taken_for_a_dead_ones_before_it_was_locked_is_made_anew(
+    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process enters what the dead left, between this one's open and its lock."""
+    trail, other, lock, first = Trail(audit, tmp_path), Trail(audit, tmp_path), fcntl.flock, [True]
+
+    def late(descriptor: int, how: int) -> None:
+        if first.pop() if first else False:
+            other.enter()
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    trail.note(access(verb="mine"))
+    assert len(list((tmp_path / "trail").glob("*.lines"))) == 1, "the line is in no file"
+    trail.enter()
+    assert entered(audit) == ["mine"]
 
 
 def test_the_file_of_a_process_that_lives_is_left_to_it(audit: Audit, tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def test_an_object_whose_size_cannot_be_asked_for_is_not_kept(spool: Spool, bad:
     assert left(spool) == []
 
 
+@pytest.mark.fault(117)
 def test_an_answer_that_is_lost_doubles_nothing(spool: Spool, bad: Bad) -> None:
     bad.faults = [Fault("PUT", bad.keeps_and_says_nothing, times=1)]
     spool.write(HEADER, b"data set")
@@ -181,6 +182,7 @@ def test_an_answer_cut_once_is_asked_for_again(spool: Spool, bad: Bad) -> None:
         verify(path, stored.sha256)
 
 
+@pytest.mark.fault(81)
 @pytest.mark.parametrize("fault", ["alters_its_answer", "shortens_its_answer"])
 def test_a_film_that_comes_altered_is_seen_to_be(spool: Spool, bad: Bad, fault: str) -> None:
     stored = spool.write(HEADER, b"data set")
@@ -240,6 +242,7 @@ def sweeps(spool: Spool, sqlite_url: str) -> Iterator[Sweeps]:
         arrivals=Arrivals(kept=spool.kept, intake=Intake(store, POLICY)),
         ring=lambda: None,
         rule=RetryRule(),
+        lease_seconds=60.0,
         pending_seconds=300.0,
         retention_days=7.0,
         free_mib_min=0,
@@ -247,6 +250,7 @@ def sweeps(spool: Spool, sqlite_url: str) -> Iterator[Sweeps]:
     engine.dispose()
 
 
+@pytest.mark.fault(94)
 def test_an_object_whose_row_was_never_written_is_listed_once(
     sweeps: Sweeps, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +294,7 @@ def test_old_objects_go_and_their_rows_stay(sweeps: Sweeps, spool: Spool, bad: B
     assert len(Reading(sweeps.store).worklist()) == 1
 
 
+@pytest.mark.fault(82)
 def test_copies_of_a_dead_reader_go_when_another_starts(bucket: Bucket) -> None:
     room = bucket._tray._room
     room.parent.mkdir()

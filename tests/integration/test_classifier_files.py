@@ -103,6 +103,7 @@ def test_a_locator_that_does_not_fit_is_refused(
         load_classifier(write_pair(tmp_path, save(other), thorax))
 
 
+@pytest.mark.fault(103)
 def test_one_changed_byte_is_noticed(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     card = write_pair(tmp_path, save(tensors))
     weights = bytearray((tmp_path / "net.safetensors").read_bytes())
@@ -112,6 +113,7 @@ def test_one_changed_byte_is_noticed(tmp_path: Path, tensors: dict[str, Tensor])
         load_classifier(card)
 
 
+@pytest.mark.fault(103)
 def test_missing_weights_are_named(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     card = write_pair(tmp_path, save(tensors))
     (tmp_path / "net.safetensors").unlink()
@@ -124,17 +126,20 @@ def test_a_missing_card_is_named(tmp_path: Path) -> None:
         load_classifier(tmp_path / "net.json")
 
 
+@pytest.mark.fault(103)
 def test_truncated_weights_are_refused_even_if_the_card_names_them(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     with pytest.raises(CardMismatchError, match="not a safetensors file"):
         load_classifier(write_pair(tmp_path, save(tensors)[:-1000]))
 
 
+@pytest.mark.fault(104)
 def test_a_pickle_is_never_opened(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     torch.save(tensors, tmp_path / "pickle")
     with pytest.raises(CardMismatchError, match="not a safetensors file"):
         load_classifier(write_pair(tmp_path, (tmp_path / "pickle").read_bytes()))
 
 
+@pytest.mark.fault(103)
 @pytest.mark.parametrize(
     ("change", "words"),
     [

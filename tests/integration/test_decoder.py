@@ -73,6 +73,7 @@ def test_the_gate_is_asked_before_any_pixel(decoder: Decoder, tmp_path: Path) ->
     assert seen.pixels is None
 
 
+@pytest.mark.fault(81)
 def test_a_file_that_has_changed_is_not_decoded(decoder: Decoder, path: Path) -> None:
     before = sha256(path)
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")
@@ -129,6 +130,7 @@ def test_the_child_cannot_write_files(decoder: Decoder, path: Path, tmp_path: Pa
     assert not (tmp_path / "leak").exists()
 
 
+@pytest.mark.fault(109)
 def test_the_child_has_no_torch_and_no_secrets(decoder: Decoder, path: Path) -> None:
     assert look(decoder, path, gates.tell_if_torch).reason is Reason.FOR_PROCESSING
     assert set(nursery(decoder).environ()) <= {
@@ -151,6 +153,7 @@ with Decoder() as decoder:
     assert CANARY not in shown.stderr
 
 
+@pytest.mark.fault(110)
 def test_fifty_looks_leave_no_process_and_no_descriptor(decoder: Decoder, path: Path) -> None:
     look(decoder, path)
     ours, theirs = psutil.Process(), nursery(decoder)
@@ -161,6 +164,7 @@ def test_fifty_looks_leave_no_process_and_no_descriptor(decoder: Decoder, path: 
     assert nursery(decoder).pid == theirs.pid
 
 
+@pytest.mark.fault(72)
 def test_a_dead_nursery_is_replaced(decoder: Decoder, path: Path) -> None:
     look(decoder, path)
     before = nursery(decoder).pid
@@ -169,6 +173,7 @@ def test_a_dead_nursery_is_replaced(decoder: Decoder, path: Path) -> None:
     assert nursery(decoder).pid != before
 
 
+@pytest.mark.fault(109)
 def test_a_child_does_not_outlive_its_nursery(path: Path) -> None:
     with Decoder(Limits(seconds=100)) as decoder, ThreadPoolExecutor(1) as pool:
         decoder.refused()  # waits for a first child
@@ -248,6 +253,7 @@ def test_a_full_size_film_is_looked_at_in_a_fraction_of_a_second(decoder: Decode
     assert seconds[0] < 0.5  # 70 ms on a quiet machine
 
 
+@pytest.mark.fault(110)
 def test_a_child_is_born_before_it_is_needed_and_serves_as_many_films_as_it_may(path: Path) -> None:
     with Decoder(Limits(films=2)) as decoder:
         decoder.warm()

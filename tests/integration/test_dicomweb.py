@@ -272,6 +272,7 @@ def parts_free(held: Held) -> list[str]:
 # -- hostile -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(127)
 @pytest.mark.parametrize("uid", ["..%2f..%2fetc%2fpasswd", "%2e%2e", "1.2.1%00", "a", "1" * 65, "1.2.1'--"])
 def test_forged_uids_do_nothing(held: Held, uid: str) -> None:
     held.keep()
@@ -282,6 +283,7 @@ def test_forged_uids_do_nothing(held: Held, uid: str) -> None:
     assert held.uids() == [STUDY]
 
 
+@pytest.mark.fault(30)
 def test_an_object_with_a_forged_uid_is_stored_and_found_like_any_other(held: Held) -> None:
     content = encoded(film(SOPInstanceUID="1.2.3.1")).replace(b"1.2.1.1\0", b"../../x\0")
     held.keep_bytes(content, "1.2.3.1")
@@ -324,6 +326,7 @@ def test_nothing_is_changed_by_asking_and_nothing_but_get_is_answered(held: Held
     assert rows() == before
 
 
+@pytest.mark.fault(131)
 def test_readers_at_once_all_get_whole_studies(held: Held) -> None:
     for number in range(4):
         held.keep(SOPInstanceUID=f"1.2.3.{number}")

@@ -74,6 +74,7 @@ def test_what_is_held_of_a_patient_is_told_with_what_is_still_needed(store: Stor
     assert erasure.of_study("1.2.99") == erasure.of_patient("nobody") == []
 
 
+@pytest.mark.fault(123)
 def test_nothing_of_an_erased_patient_is_left_and_nobody_else_goes(store: Store) -> None:
     erasure = Erasure(store)
     assert everything(store).count(CANARY) > 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import pytest
 from listening import CR, USUAL, instance, listening
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -68,6 +69,7 @@ def test_what_is_not_offered_is_not_accepted() -> None:
         assert {cx.abstract_syntax for cx in association.accepted_contexts} == {uid for uid, _ in USUAL}
 
 
+@pytest.mark.fault(9)
 def test_an_operation_that_nobody_answers_is_said_to_be_unknown() -> None:
     with listening(handlers=HANDLERS) as site, site.associate(*MIXED) as association:
         status, _ = association.send_n_get([], STUDY_ROOT, "1.2.3")

@@ -308,6 +308,7 @@ def test_slow_storage_is_not_taken_for_an_idle_peer() -> None:
         assert len(site.received) == 2
 
 
+@pytest.mark.fault(3)
 def test_message_that_takes_too_long_is_aborted() -> None:
     with listening(dimse_seconds=0.5, pdu_seconds=5) as site, established(site.connect()) as peer:
         began = time.monotonic()
@@ -329,7 +330,7 @@ def no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(13, 26)
 @pytest.mark.usefixtures("no_garbage_collection")
 def test_thousand_connections_leak_neither_threads_nor_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GuardedServer, "service_actions", lambda _self: None)

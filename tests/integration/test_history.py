@@ -176,6 +176,7 @@ def test_a_look_that_fails_takes_nothing_from_another_and_counts_no_object_twice
     assert "1 of 2 objects not analysed" in reading.study(UID(1))["words"]
 
 
+@pytest.mark.fault(105)
 @pytest.mark.usefixtures("intake")
 def test_not_even_the_same_network_takes_a_flag_back(store: Store, reading: Reading) -> None:
     """As when the threshold has been raised since, or another device computes."""

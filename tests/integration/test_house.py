@@ -213,6 +213,7 @@ def pem(tmp_path: Path) -> dict[str, Path]:
     return files
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     ("setting", "file", "words"),
     [
@@ -267,6 +268,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
     return write
 
 
+@pytest.mark.fault(105)
 @pytest.mark.parametrize("arguments", [("serve",), ("work",), ("score", "film.dcm"), ("settings",)])
 @pytest.mark.parametrize(
     ("policy", "words"),
@@ -292,6 +294,7 @@ def test_who_would_judge_does_not_start_with_a_policy_that_the_network_cannot_ke
     assert set(Path.cwd().iterdir()) == before
 
 
+@pytest.mark.fault(105)
 def test_weights_that_are_replaced_under_a_running_worker_do_not_judge_by_a_threshold_of_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -77,6 +77,7 @@ OTHERWISE: dict[str, Change] = {
 }
 
 
+@pytest.mark.fault(49)
 @pytest.mark.parametrize(
     "name",
     [

@@ -39,12 +39,14 @@ def test_the_first_film_of_a_study_takes_the_short_way(engine: Engine, monkeypat
     assert Intake(Store(engine), POLICY).receive(received(1)).queued
 
 
+@pytest.mark.fault(32, 115)
 def test_the_same_instance_again_makes_no_second_row_and_no_second_job(store: Store, intake: Intake) -> None:
     assert intake.receive(received(1)) == Receipt(queued=True)
     assert intake.receive(received(1)) == Receipt(duplicate=True)
     assert [count(store, table) for table in (studies, instances, jobs)] == [1, 1, 1]
 
 
+@pytest.mark.fault(34)
 def test_the_same_instance_from_many_senders_at_once_is_kept_once(store: Store, intake: Intake) -> None:
     with ThreadPoolExecutor(8) as pool:
         receipts = list(pool.map(intake.receive, [received(1)] * 16))
@@ -52,6 +54,7 @@ def test_the_same_instance_from_many_senders_at_once_is_kept_once(store: Store, 
     assert [count(store, table) for table in (studies, instances, jobs)] == [1, 1, 1]
 
 
+@pytest.mark.fault(33)
 def test_the_same_uid_with_other_content_is_kept_beside_the_first_and_marked(store: Store, intake: Intake) -> None:
     intake.receive(received(1))
     assert intake.receive(received(1, content="other")) == Receipt(conflict=True, queued=True)
@@ -61,6 +64,7 @@ def test_the_same_uid_with_other_content_is_kept_beside_the_first_and_marked(sto
     assert count(store, instances) == 2
 
 
+@pytest.mark.fault(35)
 def test_the_same_uid_under_another_study_marks_both(store: Store, intake: Intake) -> None:
     intake.receive(received(1, study=1))
     intake.receive(received(1, study=2))
@@ -77,6 +81,7 @@ def test_an_object_that_is_not_analysed_is_listed_with_its_reason_and_without_a_
     assert count(store, jobs) == 0
 
 
+@pytest.mark.fault(36)
 def test_later_demographics_are_shown_and_absent_ones_do_not_erase(store: Store, intake: Intake) -> None:
     intake.receive(received(1, study=5, patient_id="P", patient_name="Old^Name", accession_number="A5"))
     intake.receive(received(2, study=5, patient_id="P", patient_name="New^Name", accession_number=""))
@@ -84,6 +89,7 @@ def test_later_demographics_are_shown_and_absent_ones_do_not_erase(store: Store,
     assert (entry.patient_name, entry.accession_number, entry.identity_conflict) == ("New^Name", "A5", False)
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize("changed", ["patient_id", "accession_number", "patient_birth_date"])
 def test_a_film_of_another_patient_or_order_marks_the_study_and_hides_nobody(
     store: Store, intake: Intake, changed: str
@@ -105,6 +111,7 @@ def test_a_refused_object_renames_nobody_and_raises_nothing(store: Store, intake
     assert (entry.patient_name, entry.clinical_priority, entry.identity_conflict) == ("One", "ROUTINE", True)
 
 
+@pytest.mark.fault(116)
 def test_a_study_cannot_be_closed_over_images_its_reader_has_not_seen(store: Store, intake: Intake) -> None:
     reading = Reading(store)
     intake.receive(received(1, study=5))
@@ -127,6 +134,7 @@ def test_a_policy_that_changed_under_its_version_is_refused(store: Store, intake
         Intake(store, replace(POLICY, accept_unknown=("age",))).check_policy()
 
 
+@pytest.mark.fault(119)
 def test_a_policy_kept_by_an_earlier_release_had_the_settings_it_did_not_know_at_their_defaults(
     store: Store, intake: Intake
 ) -> None:
@@ -146,6 +154,7 @@ def test_clinical_priority_rises_and_never_falls(store: Store, intake: Intake) -
     assert Reading(store).worklist()[0].clinical_priority == "STAT"
 
 
+@pytest.mark.fault(40)
 def test_text_wider_than_its_column_is_cut_and_the_study_listed(store: Store, intake: Intake) -> None:
     wide = dict.fromkeys(("study_description", "accession_number", "patient_id", "series_instance_uid"), "W" * 256)
     intake.receive(received(1, **wide, modality="M" * 64, study_date="D" * 64, patient_sex="S" * 64))

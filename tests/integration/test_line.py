@@ -138,6 +138,7 @@ def test_a_pass_has_its_limit_and_every_film_is_in_one() -> None:
     assert max(map(len, scene.passes)) <= MOST
 
 
+@pytest.mark.fault(73)
 def test_a_film_that_hangs_in_its_decoder_holds_up_no_other() -> None:
     scene = Scene(stuck={1: threading.Event()})
     scene.network.set()
@@ -206,6 +207,7 @@ def test_only_what_may_have_ended_a_worker_is_a_suspect(reason: Reason | None) -
     assert not job(1, reason).is_suspect
 
 
+@pytest.mark.fault(96)
 def test_leaving_waits_for_what_is_in_hand() -> None:
     scene = Scene()
     scene.network.set()
@@ -214,6 +216,7 @@ def test_leaving_waits_for_what_is_in_hand() -> None:
     assert sorted(scene.concluded) == list(range(9))
 
 
+@pytest.mark.fault(98)
 def test_each_lease_is_kept_up_to_its_time_and_a_lost_one_stops_no_other() -> None:
     hearts = Hearts(lost=frozenset({1}))
     with leases(hearts, lease_seconds=0.01) as held:

@@ -54,6 +54,7 @@ def walked(listing: Listing, limit: int, **asked: object) -> list[str]:
         assert len(page.entries) <= limit
 
 
+@pytest.mark.fault(132)
 @pytest.mark.parametrize("sort", Sort)
 @pytest.mark.parametrize("limit", [1, 3, 7])
 def test_pages_together_are_the_whole_list_in_every_order(reading: Reading, sort: Sort, limit: int) -> None:
@@ -92,6 +93,7 @@ def test_words_are_looked_for_in_name_and_numbers_of_the_patient(
     assert set(uids(reading.listing, text=words)) == {f"1.2.{number}" for number in found}
 
 
+@pytest.mark.fault(39, 126)
 @pytest.mark.parametrize("words", ["%", "_", "\\", "'", '"', "zoe%"])
 def test_signs_of_the_query_language_are_only_characters(reading: Reading, words: str) -> None:
     assert uids(reading.listing, text=words) == []
@@ -105,6 +107,7 @@ def test_a_page_goes_on_although_its_last_study_was_read_meanwhile(reading: Read
     assert [entry.study_instance_uid for entry in rest.entries] == everything[3:]
 
 
+@pytest.mark.fault(132)
 def test_a_study_that_has_moved_is_no_place_to_go_on_from(reading: Reading) -> None:
     first = reading.listing.page(Asked(limit=3))
     reading.prioritise(first.entries[-1].study_instance_uid, ClinicalPriority.ROUTINE, "ann", "test")

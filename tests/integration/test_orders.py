@@ -172,6 +172,7 @@ def test_an_order_reaches_what_is_not_analysed_and_what_came_under_a_known_uid(
     assert (priority(store, 1), priority(store, 2)) == ("STAT", "STAT")
 
 
+@pytest.mark.fault(88)
 def test_order_and_study_that_come_in_the_same_moment_find_each_other(
     store: Store, orders: Orders, intake: Intake
 ) -> None:

@@ -111,6 +111,7 @@ def until(ask: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.fault(86)
 def test_while_the_database_is_away_success_is_said_and_all_are_entered_once_in_order(
     server: Server, site: Ward
 ) -> None:
@@ -127,6 +128,7 @@ def test_while_the_database_is_away_success_is_said_and_all_are_entered_once_in_
         assert set(connection.execute(select(instances.c.calling_ae)).scalars()) == {"PACS"}
 
 
+@pytest.mark.fault(87)
 def test_a_frozen_server_is_waited_for_once_not_by_every_instance(server: Server, site: Ward) -> None:
     assert site.store(1) == 0
     with server.frozen():
@@ -163,6 +165,7 @@ def test_what_would_be_refused_is_refused_and_listed_when_it_can_be(server: Serv
     assert len(list(site.receiver.spool.kept.files(0, quarantined=True))) == 2
 
 
+@pytest.mark.fault(86)
 @pytest.mark.parametrize("bounds", [Bounds(instances=3, seconds=600), Bounds(instances=100, seconds=0.0)])
 def test_beyond_its_bounds_an_outage_is_out_of_resources(
     server: Server, engine: Engine, tmp_path: Path, bounds: Bounds

@@ -45,11 +45,13 @@ def test_what_the_url_says_wins(server: Server) -> None:
     engine.dispose()
 
 
+@pytest.mark.fault(93)
 def test_a_process_opens_no_more_connections_than_it_may(engine: Engine) -> None:
     with engine.connect(), engine.connect(), pytest.raises(DatabaseError):
         engine.connect()
 
 
+@pytest.mark.fault(87)
 def test_a_server_that_is_frozen_is_not_waited_for_without_end_and_serves_when_it_thaws(
     server: Server, engine: Engine
 ) -> None:
@@ -61,6 +63,7 @@ def test_a_server_that_is_frozen_is_not_waited_for_without_end_and_serves_when_i
     assert shown(engine, "application_name") == "triage test"
 
 
+@pytest.mark.fault(87)
 def test_nobody_waits_for_a_frozen_server_to_take_a_connection(server: Server, engine: Engine) -> None:
     with server.frozen(), pytest.raises(OperationError):
         engine.connect()

@@ -53,6 +53,7 @@ def result(job: Job, found: Finding) -> Result:
     return Result(job=job, finding=found, priority=judge(found, card=CARD, policy=POLICY))
 
 
+@pytest.mark.fault(108)
 def test_jobs_are_claimed_in_the_order_they_came_and_once(store: Store, queue: Queue) -> None:
     for number in (1, 2):
         Intake(store, POLICY).receive(received(number))
@@ -83,6 +84,7 @@ def test_several_are_claimed_at_once_in_their_order_and_no_more_than_asked_for(s
     assert queue.claim("test", 60, most=3) == []
 
 
+@pytest.mark.fault(97)
 @pytest.mark.parametrize(
     ("suspects", "taken"), [([0], [1, 3, 1]), ([2], [2, 1, 2]), ([1, 2], [1, 1, 1, 2]), ([4], [3, 1, 1])]
 )
@@ -119,6 +121,19 @@ def test_results_are_recorded_together_and_one_that_lost_its_lease_stops_no_othe
         assert connection.execute(select(jobs.c.reason).order_by(jobs.c.job_id)).scalars().all()[3] == "bad_pixels"
 
 
+@pytest.mark.fault(99)
+def test_a_late_result_beside_the_one_that_counts_changes_nothing(store: Store, queue: Queue) -> None:
+    """Of the same job, in the same transaction."""
+    Intake(store, POLICY).receive(received(1))
+    late = claim(queue)
+    lapse(store)
+    queue.expire(RetryRule(attempts_max=5, delay_seconds=0.001))
+    ended = queue.finish([result(late, finding(0.95)), result(claim_when_due(queue), finding(0.01))])
+    assert [priority and priority.flagged for priority in ended] == [None, False]
+    assert not Reading(store).worklist()[0].flagged
+
+
+@pytest.mark.fault(113)
 def test_no_clock_but_the_databases_enters_it(store: Store, queue: Queue, engine: Engine) -> None:
     """Hosts need not agree on the time: no statement of receiving, claiming, finishing or sweeping carries one."""
     given: list[object] = []
@@ -146,6 +161,7 @@ def test_no_clock_but_the_databases_enters_it(store: Store, queue: Queue, engine
     assert [value for value in given if isinstance(value, datetime) or str(value).startswith(year)] == []
 
 
+@pytest.mark.fault(95)
 def test_the_attempt_is_counted_before_the_work_starts(store: Store, queue: Queue) -> None:
     Intake(store, POLICY).receive(received(1))
     assert claim(queue).attempts == 1
@@ -153,6 +169,7 @@ def test_the_attempt_is_counted_before_the_work_starts(store: Store, queue: Queu
         assert connection.execute(select(jobs.c.attempts)).scalar_one() == 1
 
 
+@pytest.mark.fault(99)
 def test_a_result_after_the_lease_went_to_another_is_refused(store: Store, queue: Queue) -> None:
     Intake(store, POLICY).receive(received(1))
     slow = claim(queue)
@@ -175,6 +192,7 @@ def test_a_heartbeat_keeps_the_lease(store: Store, queue: Queue) -> None:
     assert queue.expire(RULE) == (0, 0)
 
 
+@pytest.mark.fault(97)
 def test_a_job_that_kills_its_workers_is_buried_and_the_study_says_why(store: Store, queue: Queue) -> None:
     Intake(store, POLICY).receive(received(1))
     for _ in range(RULE.attempts_max):
@@ -193,6 +211,7 @@ def claim_when_due(queue: Queue) -> Job:
     raise AssertionError("the job never became due")
 
 
+@pytest.mark.fault(95)
 def test_the_leases_of_a_dead_worker_are_taken_back_by_name(store: Store, queue: Queue) -> None:
     for number in (1, 2):
         Intake(store, POLICY).receive(received(number))
@@ -232,6 +251,7 @@ def test_the_same_result_twice_is_one_row(store: Store, queue: Queue) -> None:
         assert connection.execute(select(func.count()).select_from(findings)).scalar_one() == 1
 
 
+@pytest.mark.fault(116)
 def test_a_later_lower_result_never_lowers_the_study(store: Store, queue: Queue) -> None:
     for number in (1, 2, 3):
         Intake(store, POLICY).receive(received(number, study=9))
@@ -243,6 +263,7 @@ def test_a_later_lower_result_never_lowers_the_study(store: Store, queue: Queue)
     assert (entry.flagged, entry.p_pneumonia) == (True, 0.95)
 
 
+@pytest.mark.fault(122)
 def test_only_files_that_await_nothing_expire(store: Store, queue: Queue) -> None:
     for number in (1, 2):
         Intake(store, POLICY).receive(received(number))

@@ -83,6 +83,7 @@ def test_the_same_instance_again_is_success_and_no_second_job(receiver: Receiver
     assert kept(spool) == 1
 
 
+@pytest.mark.fault(50)
 def test_another_kind_of_object_is_stored_and_listed_as_not_analysed(receiver: Receiver, engine: Engine) -> None:
     assert stored(receiver, encoded(data_set(SOPClassUID=SR)), sop_class_uid=SR) == 0x0000
     assert worklist(engine) == [("1.2.1", "not_analysed", "unsupported_sop_class")]
@@ -130,7 +131,7 @@ def test_an_object_without_a_usable_study_is_listed_under_a_key_of_its_own(
     assert (analysis, reason) == ("not_analysed", "identity_conflict")
 
 
-@pytest.mark.fault(42)
+@pytest.mark.fault(42, 44)
 def test_bytes_that_cannot_be_parsed_are_kept_and_listed(receiver: Receiver, engine: Engine, spool: Spool) -> None:
     nested = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 5000
     assert stored(receiver, nested) == 0x0000
@@ -145,6 +146,7 @@ def test_a_film_that_breaks_behind_its_study_is_listed_under_it(receiver: Receiv
     assert worklist(engine) == [("1.2.1", "not_analysed", "decode_error")]
 
 
+@pytest.mark.fault(11)
 def test_an_instance_that_does_not_come_to_its_end_leaves_nothing(receiver: Receiver, spool: Spool) -> None:
     deposit = begun(receiver)
     deposit.write(memoryview(encoded(data_set())))
@@ -154,6 +156,7 @@ def test_an_instance_that_does_not_come_to_its_end_leaves_nothing(receiver: Rece
     assert kept(spool) == 0
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 @pytest.mark.parametrize("text_bytes", [10, HEAD_BYTES])
 def test_a_header_longer_than_what_is_kept_of_it_is_read_from_the_file(
@@ -167,6 +170,7 @@ def test_a_header_longer_than_what_is_kept_of_it_is_read_from_the_file(
     assert worklist(engine) == [("1.2.1", "pending", None)]
 
 
+@pytest.mark.fault(75)
 def test_a_full_disk_is_out_of_resources_and_mends_by_itself(
     receiver: Receiver, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +184,7 @@ def test_a_full_disk_is_out_of_resources_and_mends_by_itself(
     assert stored(receiver, encoded(data_set())) == 0x0000
 
 
+@pytest.mark.fault(85)
 def test_a_database_that_fails_is_out_of_resources_never_success(receiver: Receiver, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE jobs RENAME TO elsewhere"))
@@ -189,6 +194,7 @@ def test_a_database_that_fails_is_out_of_resources_never_success(receiver: Recei
     assert worklist(engine) == []
 
 
+@pytest.mark.fault(88)
 def test_a_connection_that_broke_is_tried_again(
     receiver: Receiver, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +227,7 @@ def test_a_queued_job_rings_the_bell(receiver: Receiver, engine: Engine, spool: 
     bell.close()
 
 
+@pytest.mark.fault(76)
 def test_associations_are_refused_below_the_watermark_and_taken_again_above_it(spool: Spool) -> None:
     now = 0.0
     free = [10]
@@ -237,6 +244,7 @@ def test_associations_are_refused_below_the_watermark_and_taken_again_above_it(s
     assert not watermark()
 
 
+@pytest.mark.fault(80)
 def test_an_orphan_left_by_a_crash_is_listed_later(receiver: Receiver, engine: Engine, spool: Spool) -> None:
     content = encoded(data_set())
     assert stored(receiver, content) == 0x0000

@@ -46,6 +46,7 @@ def sweeps(engine: Engine, tmp_path: Path, rings: list[str]) -> Sweeps:
         arrivals=Arrivals(kept=spool.kept, intake=Intake(store, POLICY)),
         ring=lambda: rings.append("ring"),
         rule=RetryRule(attempts_max=3, delay_seconds=0.001),
+        lease_seconds=60.0,
         pending_seconds=300.0,
         retention_days=7.0,
         free_mib_min=0,
@@ -80,6 +81,7 @@ def test_the_lease_of_a_silent_worker_is_taken_back_and_the_others_woken(sweeps:
     assert rings == ["ring"]
 
 
+@pytest.mark.fault(122)
 def test_old_files_go_and_their_rows_stay(sweeps: Sweeps) -> None:
     sha256 = stored(sweeps, 1)
     end_jobs(sweeps)
@@ -117,6 +119,7 @@ def test_a_file_that_could_not_be_deleted_is_deleted_at_the_next_turn(
     assert not sweeps.spool.kept.path(sha256).exists()
 
 
+@pytest.mark.fault(122, 124)
 def test_a_file_that_awaits_its_analysis_is_kept_however_old(sweeps: Sweeps) -> None:
     sha256 = stored(sweeps, 1)
     age(sweeps, 80)
@@ -124,6 +127,7 @@ def test_a_file_that_awaits_its_analysis_is_kept_however_old(sweeps: Sweeps) -> 
     assert sweeps.spool.kept.path(sha256).exists()
 
 
+@pytest.mark.fault(80)
 def test_an_orphan_is_listed_and_queued_once(sweeps: Sweeps, rings: list[str]) -> None:
     content = encoded(data_set())
     file = sweeps.spool.write(part10_header(CR, "1.2.3.1", "1.2.840.10008.1.2.1"), content)

@@ -47,6 +47,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     assert (settings.dicom_port, settings.http_port, policy.version) == (4242, 8081, "site-3")
 
 
+@pytest.mark.fault(121)
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -91,6 +92,7 @@ def test_nonsense_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str,
         read_settings()
 
 
+@pytest.mark.fault(121)
 @pytest.mark.parametrize(
     ("text", "words"),
     [

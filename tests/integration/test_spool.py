@@ -35,6 +35,7 @@ def left(spool: Spool) -> list[Path]:
     return [path for path in spool.root.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
+@pytest.mark.fault(30)
 def test_a_file_is_named_by_the_sha256_of_all_of_it(spool: Spool) -> None:
     stored = spool.write(HEADER, b"data set")
     content = stored.path.read_bytes()
@@ -82,6 +83,7 @@ def test_a_discarded_draft_leaves_no_file_and_closes_none_but_its_own(spool: Spo
     assert left(spool) == []
 
 
+@pytest.mark.fault(80)
 def test_file_and_folder_are_fsynced_before_write_returns(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, rename = os.fsync, Path.rename
@@ -100,6 +102,7 @@ def test_file_and_folder_are_fsynced_before_write_returns(spool: Spool, monkeypa
     assert calls == ["file", "rename", "folder"]
 
 
+@pytest.mark.fault(75, 78)
 @pytest.mark.parametrize("step", ["fsync", "write"])
 def test_a_disk_that_fails_leaves_nothing_behind(spool: Spool, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -119,6 +122,7 @@ def test_the_same_content_twice_is_one_file(spool: Spool) -> None:
     assert len(list(spool.kept.files(0))) == 1
 
 
+@pytest.mark.fault(83)
 def test_folders_and_files_are_for_the_daemon_alone(spool: Spool) -> None:
     stored = spool.write(HEADER, b"data set")
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in (spool.root, stored.path.parent))
@@ -136,6 +140,7 @@ def test_a_folder_of_ours_that_is_open_to_others_is_shut(tmp_path: Path, before:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.fault(83)
 def test_an_open_folder_that_holds_other_things_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "letter").touch()
     tmp_path.chmod(0o755)
@@ -145,6 +150,7 @@ def test_an_open_folder_that_holds_other_things_is_refused_and_left_as_it_is(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["letter"]
 
 
+@pytest.mark.fault(83)
 def test_an_open_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o770)
     monkeypatch.setattr(module.os, "geteuid", lambda: tmp_path.stat().st_uid + 1)

@@ -18,6 +18,7 @@ from triage.records import schema, store
 DRIVERS = ("pysqlite3", "pysqlite3.dbapi2")
 
 
+@pytest.mark.fault(92)
 def test_the_one_in_use_is_new_enough() -> None:
     assert store.sqlite_driver.sqlite_version_info >= store.SQLITE_MIN
 
@@ -28,6 +29,7 @@ def test_without_its_package_the_interpreters_own_is_used(monkeypatch: pytest.Mo
     assert runpy.run_path(str(store.__file__))["sqlite_driver"] is sqlite3
 
 
+@pytest.mark.fault(92)
 def test_an_old_one_is_refused_and_postgresql_named(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "sqlite_driver", sqlite3)
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 2))
@@ -62,6 +64,7 @@ def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
             assert set(opening.map(journal_mode, [f"sqlite:///{tmp_path}/{turn}.db"] * 8)) == {"wal"}
 
 
+@pytest.mark.fault(85)
 def test_a_file_that_stays_locked_is_given_up(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.2)
     owner = store.sqlite_driver.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)

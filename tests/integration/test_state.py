@@ -113,6 +113,7 @@ def test_a_job_that_is_handed_back_can_be_claimed_at_once_with_all_its_attempts(
     assert queue.depth() == {"leased": 1}
 
 
+@pytest.mark.fault(106)
 def test_drift_is_told_of_a_hundred_films_and_not_before(store: Store, queue: Queue, tmp_path: Path) -> None:
     card = tmp_path / "card.json"
     write_card(replace(CARD, scores=Scores(edges=(0.5,), pneumonia=(0, 50), normal=(50, 0))), card)

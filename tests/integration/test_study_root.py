@@ -133,6 +133,7 @@ def test_an_identifier_that_cannot_be_answered_is_refused(
     assert (statuses, replies) == ([0xA900], [])
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("charset", list(NAMES))
 def test_names_come_out_right_in_whatever_character_set_they_came(site: Site, held: Held, charset: str) -> None:
     terms, name = NAMES[charset]
@@ -158,6 +159,7 @@ def nested(depth: int, *, measured: bool) -> bytes:
     return body
 
 
+@pytest.mark.fault(133)
 @pytest.mark.parametrize("measured", [True, False])
 @pytest.mark.parametrize("depth", [10, 6_000])
 def test_deep_sequences_cost_nobody_anything(held: Held, depth: int, *, measured: bool) -> None:
@@ -177,6 +179,7 @@ def test_deep_sequences_cost_nobody_anything(held: Held, depth: int, *, measured
     assert statuses in ([PARTLY, SUCCESS], [0xC000], [0xA700])
 
 
+@pytest.mark.fault(133)
 def test_private_keys_are_not_matched(site: Site, held: Held) -> None:
     held.keep()
     private = identifier()

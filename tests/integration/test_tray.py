@@ -36,6 +36,7 @@ def other_process(room: Path) -> tuple[subprocess.Popen[str], Path]:
     return process, Path(process.stdout.readline().strip())
 
 
+@pytest.mark.fault(82)
 def test_what_the_dead_left_is_removed_and_what_the_living_write_stays(room: Path) -> None:
     living, written = other_process(room)
     dead, half = other_process(room)

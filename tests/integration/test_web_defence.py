@@ -46,6 +46,7 @@ def test_only_known_host_names_are_served(site: Site, host: str, status: int) ->
     assert "evil" not in answer.text
 
 
+@pytest.mark.fault(128)
 def test_large_bodies_and_bodies_without_a_length_are_refused(site: Site) -> None:
     uid = site.receive(1)
     large = site.client.post(f"/api/studies/{uid}/read", content=b" " * (BODY_BYTES_MAX + 1))
@@ -55,6 +56,7 @@ def test_large_bodies_and_bodies_without_a_length_are_refused(site: Site) -> Non
     assert site.client.get(f"/api/studies/{uid}").json()["status"] == "unread"
 
 
+@pytest.mark.fault(129)
 @pytest.mark.parametrize("address", ["/", "/api/worklist", "/api/docs", "/static/style.css", "/nothing", "/reader"])
 @pytest.mark.parametrize("host", ["localhost", "evil.example"])
 def test_every_answer_has_the_headers_of_defence(site: Site, address: str, host: str) -> None:

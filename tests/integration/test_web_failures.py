@@ -20,6 +20,7 @@ from triage.records.reading import Reading
 from triage.records.store import Store, open_engine
 
 
+@pytest.mark.fault(86, 134)
 def test_without_the_database_nothing_looks_like_an_empty_worklist(site: Site) -> None:
     uid = site.receive(1)
     with site.engine.begin() as connection:
@@ -39,6 +40,7 @@ def test_without_the_database_nothing_looks_like_an_empty_worklist(site: Site) -
     assert site.client.get("/api/health/live").status_code == 200
 
 
+@pytest.mark.fault(135)
 def test_an_unexpected_error_tells_nothing_of_itself(
     site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

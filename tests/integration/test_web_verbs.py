@@ -72,6 +72,7 @@ def test_pages_of_the_interface_together_are_the_worklist(site: Site) -> None:
     assert site.client.get("/api/worklist?view=&sort=&q=&limit=").json()["count"] == 5
 
 
+@pytest.mark.fault(126)
 @pytest.mark.parametrize(
     "query",
     [
@@ -233,6 +234,7 @@ def test_the_buttons_of_the_study_page_do_the_same_without_a_script(site: Site) 
     assert f'action="/studies/{uid}/start"' not in page
 
 
+@pytest.mark.fault(39)
 def test_markup_and_hidden_characters_stay_text_on_the_page_of_a_study(site: Site) -> None:
     attack = '"><img src=x onerror=alert(1)>{{ 7*7 }}\u202e\x1b'
     names = ("patient_name", "patient_id", "patient_sex", "accession_number", "study_description", "modality")
@@ -379,6 +381,7 @@ def test_all_viewers_hear_of_a_change_and_of_its_version(site: Site) -> None:
     assert f'data-version="{site.client.get("/api/worklist").json()["version"]}"' in site.client.get("/").text
 
 
+@pytest.mark.fault(131)
 def test_a_burst_of_films_is_told_as_few_changes(site: Site) -> None:
     viewer = Viewer(site.url)
     viewer.wait(1)
@@ -417,6 +420,7 @@ def test_streams_end_when_the_server_does(tmp_path: Path) -> None:
         assert viewer.has_ended
 
 
+@pytest.mark.fault(131)
 def test_nobody_looks_at_the_database_for_changes_while_nobody_listens(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def test_a_film_that_cannot_be_judged_says_why(bench: Bench, changes: dict[str, 
     assert (bench.entry().analysis, bench.entry().reason) == ("not_analysed", reason)
 
 
+@pytest.mark.fault(81)
 def test_a_file_that_rotted_on_disk_is_not_analysed(bench: Bench) -> None:
     path = bench.spool.kept.path(bench.film())
     content = bytearray(path.read_bytes())
@@ -171,6 +172,7 @@ def test_a_film_that_cannot_be_read_just_now_waits_and_loses_no_attempt(bench: B
     assert (bench.entry().analysis, bench.entry().reason) == ("analysed", None)
 
 
+@pytest.mark.fault(103)
 def test_without_a_network_every_study_says_so_and_is_analysed_once_there_is_one(bench: Bench) -> None:
     bench.film()
     assert work_once(replace(bench.worker, classifier=None))
@@ -191,7 +193,7 @@ class BrokenClassifier(Classifier):
         raise RuntimeError("no such kernel")
 
 
-@pytest.mark.fault(97)
+@pytest.mark.fault(72, 97)
 def test_a_fault_is_tried_again_and_then_buried_with_its_reason(bench: Bench) -> None:
     bench.film()
     broken = replace(bench.worker, classifier=BrokenClassifier(EfficientNetLite0(), CARD))
@@ -202,6 +204,7 @@ def test_a_fault_is_tried_again_and_then_buried_with_its_reason(bench: Bench) ->
     assert (bench.entry().analysis, bench.entry().reason) == ("not_analysed", Reason.INTERNAL_ERROR)
 
 
+@pytest.mark.fault(102)
 def test_a_network_that_answers_nan_is_not_analysed(bench: Bench) -> None:
     network = EfficientNetLite0()
     with torch.no_grad():
@@ -211,6 +214,7 @@ def test_a_network_that_answers_nan_is_not_analysed(bench: Bench) -> None:
     assert bench.entry().reason == "model_output_invalid"
 
 
+@pytest.mark.fault(99)
 def test_a_worker_that_lost_its_lease_records_nothing(bench: Bench) -> None:
     bench.film()
 
@@ -292,6 +296,7 @@ def test_a_bad_film_costs_the_films_beside_it_nothing(bench: Bench) -> None:
     }
 
 
+@pytest.mark.fault(100)
 def test_a_pass_that_fails_is_tried_film_by_film(bench: Bench) -> None:
     for number in range(1, 6):
         bench.film(number)
@@ -317,6 +322,7 @@ def test_a_pass_that_fails_is_tried_film_by_film(bench: Bench) -> None:
     assert sorted(outcomes(bench).values()) == [("analysed", None)] * 4 + [("not_analysed", "internal_error")]
 
 
+@pytest.mark.fault(99)
 def test_a_lease_that_is_lost_costs_the_films_beside_it_nothing(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:

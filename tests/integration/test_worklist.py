@@ -80,6 +80,7 @@ def test_an_overdue_study_joins_the_flagged_by_arrival_and_does_not_jump_over_th
     assert "waited over the limit of 240 min" in Reading(store).worklist()[1].why
 
 
+@pytest.mark.fault(116)
 def test_a_read_study_leaves_and_a_late_image_brings_it_back(engine: Engine) -> None:
     store = Store(engine)
     Intake(store, POLICY).receive(received(1, study=7))
@@ -92,6 +93,7 @@ def test_a_read_study_leaves_and_a_late_image_brings_it_back(engine: Engine) -> 
     assert (entry.status, entry.analysis, entry.flagged) == ("unread", "pending", False)
 
 
+@pytest.mark.fault(50)
 def test_a_report_about_a_read_study_does_not_bring_it_back(engine: Engine) -> None:
     store = Store(engine)
     Intake(store, POLICY).receive(received(1, study=7))
@@ -114,6 +116,7 @@ CLOCK = Clock(
     now="(SELECT at FROM clock)",
     after="",
     seconds_since="CAST((julianday((SELECT at FROM clock)) - julianday({column})) * 86400 AS INTEGER)",
+    later="",
 )
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -233,6 +236,7 @@ def test_a_late_analysis_breaks_no_bound_of_the_others(simulated: Engine, trace:
         assert waits[number] <= fair + LIMIT_MINUTES + READING_MINUTES
 
 
+@pytest.mark.fault(108)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(trace=arrivals_of_a_morning)
 def test_without_any_analysis_the_order_is_first_come_first_served(simulated: Engine, trace: list[Arrival]) -> None:

@@ -37,6 +37,7 @@ def at_revision(database_url: str, revision: str) -> Engine:
     return engine
 
 
+@pytest.mark.fault(119)
 def test_each_study_of_the_first_release_gets_its_workitem_and_stays_on_the_list(database_url: str) -> None:
     engine = at_revision(database_url, "0001")
     with engine.begin() as connection:

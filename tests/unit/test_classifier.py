@@ -105,6 +105,7 @@ def test_films_of_another_shape_are_refused(classifier: Classifier, shape: tuple
     assert refusal.value.reason is Reason.MODEL_OUTPUT_INVALID
 
 
+@pytest.mark.fault(102)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.5, -0.5])
 def test_one_bad_pixel_is_never_a_score(classifier: Classifier, films: np.ndarray, value: float) -> None:
     broken = films.copy()
@@ -127,6 +128,7 @@ def test_one_bad_film_costs_the_others_of_its_batch_nothing(
         np.testing.assert_allclose([found[number].p_normal, found[number].p_bacterial], alone[:2], atol=1e-5)
 
 
+@pytest.mark.fault(102)
 @pytest.mark.parametrize(
     "logits",
     [

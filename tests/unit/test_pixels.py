@@ -129,6 +129,7 @@ def test_a_slope_that_is_none_is_passed_over(slope: str) -> None:
     np.testing.assert_array_equal(seen(given), seen(data_set(FILM, **FULL)))
 
 
+@pytest.mark.fault(65)
 def test_a_modality_table_comes_before_the_window() -> None:
     given = data_set(FILM, ModalityLUTSequence=[lut(0, [4095 - n for n in range(4096)], 16)], **FULL)
     np.testing.assert_allclose(seen(given), seen(data_set(4095 - FILM, **FULL)), atol=1e-6)
@@ -141,6 +142,7 @@ def test_a_broken_modality_table_is_bad_pixels() -> None:
     assert reason_of(data_set(FILM, ModalityLUTSequence=[table])) is Reason.BAD_PIXELS
 
 
+@pytest.mark.fault(65)
 def test_a_voi_table_is_used_and_clamps_at_its_ends() -> None:
     outputs = list(range(0, 4096, 2))
     pixels = seen(data_set(FILM, VOILUTSequence=[lut(1024, outputs, 12)]))
@@ -162,6 +164,7 @@ WINDOWS: list[tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] 
 ]
 
 
+@pytest.mark.fault(65)
 @pytest.mark.parametrize(("function", "formula"), WINDOWS)
 def test_window_functions_are_those_of_the_standard(
     function: str, formula: Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -229,6 +232,7 @@ def test_a_colour_capture_is_its_luminance() -> None:
     np.testing.assert_allclose(seen(given), grey / 255, atol=1e-4)
 
 
+@pytest.mark.fault(59)
 def test_colour_by_plane_is_the_same_as_by_pixel() -> None:
     grey = (FILM >> 4).astype(np.uint8)
     colour = np.dstack([grey, grey // 2, grey // 3])
@@ -236,6 +240,7 @@ def test_colour_by_plane_is_the_same_as_by_pixel() -> None:
     np.testing.assert_array_equal(seen(by_plane), seen(data_set(colour, bits=8)))
 
 
+@pytest.mark.fault(59)
 def test_luma_is_taken_as_it_is() -> None:
     grey = (FILM >> 4).astype(np.uint8)
     ybr = np.dstack([grey, np.full_like(grey, 200), np.full_like(grey, 90)])
@@ -297,7 +302,7 @@ REFUSED: list[tuple[dict[str, object], Reason]] = [
 ]
 
 
-@pytest.mark.fault(51, 52, 53, 54, 56, 61, 63, 64)
+@pytest.mark.fault(51, 52, 53, 54, 55, 56, 61, 63, 64)
 @pytest.mark.parametrize(("elements", "reason"), REFUSED)
 def test_attributes_that_do_not_fit_are_refused_with_a_reason(elements: dict[str, object], reason: Reason) -> None:
     assert reason_of(data_set(FILM, **elements)) is reason

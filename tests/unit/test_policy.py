@@ -15,6 +15,7 @@ from triage.policy import Policy, combine, gate, judge, not_analysed
 from triage.study import Analysis, Finding, Priority, Tier
 
 
+@pytest.mark.fault(49)
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -65,6 +66,7 @@ def test_a_finding_without_probabilities_is_never_negative() -> None:
     assert (priority.analysis, priority.tier, priority.reason) == (Analysis.NOT_ANALYSED, None, Reason.DECODE_ERROR)
 
 
+@pytest.mark.fault(118)
 def test_not_flagged_is_not_said_before_every_film_was_seen() -> None:
     clear = judge(finding(0.1), card=CARD, policy=POLICY)
     assert combine([clear], 1, POLICY).analysis is Analysis.PENDING
@@ -83,6 +85,7 @@ def priorities() -> st.SearchStrategy[Priority]:
     return scored | failed
 
 
+@pytest.mark.fault(118)
 @given(st.lists(priorities(), min_size=1, max_size=6), priorities(), st.integers(0, 3), st.randoms())
 def test_more_findings_never_lower_a_study_whatever_their_order(
     some: list[Priority], another: Priority, open_jobs: int, random: Any

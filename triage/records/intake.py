@@ -200,7 +200,11 @@ class Intake:
     def _inserts(self) -> dict[str, Any]:
         """Made once: to put them together for each film would take longer than to run them."""
         now, limit_minutes = self._store.now(), self._policy.waiting_limit_minutes
-        times = {"received_at": now, "waiting_since": now, "overdue_at": self._store.after(limit_minutes * 60)}
+        times = {
+            "received_at": now,
+            "waiting_since": self._store.arrival,
+            "overdue_at": self._store.after(limit_minutes * 60),
+        }
         study = {
             **_parameters(studies, *_SHOWN, "modality", *_KEYS, "clinical_priority", *_PRIORITY),
             **times,
@@ -248,7 +252,7 @@ class Intake:
                 status=Status.UNREAD,
                 reader=None,
                 status_at=self._store.now(),
-                waiting_since=self._store.now(),
+                waiting_since=self._store.arrival,
                 overdue_at=self._store.after(self._policy.waiting_limit_minutes * 60),
                 waiting_limit_minutes=self._policy.waiting_limit_minutes,
             )

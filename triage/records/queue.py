@@ -24,6 +24,9 @@ from triage.records.store import JOBS_CHANNEL, Store, has_open_job
 from triage.records.tables import IS_LEASED, IS_OPEN, IS_QUEUED, instances, jobs, studies
 from triage.study import Analysis, EventKind, Finding, Priority
 
+# What a clock may be put back before anything is done about it; workers may have longer leases than a sweep knows.
+STEP_SECONDS = 600.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -161,7 +164,7 @@ class Queue:
         with self._store.writing() as connection:
             flagged = self._store.lock_studies(connection, {result.job.study_instance_uid for result in results})
             ended = self._ended(connection, state, results)
-            counted = [result for result in results if result.job.job_id in ended]
+            counted = [result for result in results if _lease(result.job) in ended]
             if not counted:
                 return [None] * len(results)
             self._store.write_findings(
@@ -172,7 +175,7 @@ class Queue:
             settled = self._store.settle(connection, studies_of, self.policy)
             for result in counted:
                 self._note(connection, result, ranks.get(result.job.study_instance_uid))
-        return [settled[r.job.study_instance_uid] if r.job.job_id in ended else None for r in results]
+        return [settled[r.job.study_instance_uid] if _lease(r.job) in ended else None for r in results]
 
     def _rising(self, results: Sequence[Result], flagged: Collection[str]) -> set[str]:
         """Studies that these results raise."""
@@ -193,14 +196,14 @@ class Queue:
             ranks=(rank, self._history.rank(connection, uid)) if rank else None,
         )
 
-    def _ended(self, connection: Connection, state: JobState, results: Sequence[Result]) -> set[int]:
-        """Those whose lease was still held, by job_id. One statement for each reason: mostly there is none."""
-        ended: set[int] = set()
+    def _ended(self, connection: Connection, state: JobState, results: Sequence[Result]) -> set[tuple[int, str]]:
+        """Those leases that were still held. One statement for each reason: mostly there is none."""
+        ended: set[tuple[int, str]] = set()
         for reason in {result.finding.reason for result in results}:
             alike = [result.job for result in results if result.finding.reason == reason]
-            numbers, pairs = [job.job_id for job in alike], [(job.job_id, job.token) for job in alike]
+            numbers, pairs = [job.job_id for job in alike], [_lease(job) for job in alike]
             values = {"numbers": numbers, "pairs": pairs, "ended": state, "why": reason}
-            ended.update(connection.execute(self._ending, values).scalars())
+            ended.update((row[0], row[1]) for row in connection.execute(self._ending, values))
         return ended
 
     @cached_property
@@ -212,7 +215,7 @@ class Queue:
             update(jobs)
             .where(jobs.c.job_id.in_(bindparam("numbers", expanding=True)) & held)
             .values({**values, "finished_at": self._store.now()})
-            .returning(jobs.c.job_id)
+            .returning(jobs.c.job_id, jobs.c.token)
         )
 
     def look_again(self, study_instance_uid: str, who: str, only: Collection[int] | None = None) -> int:
@@ -255,6 +258,22 @@ class Queue:
             buried += given_up
             again += not given_up
         return again, buried
+
+    def mend_times(self, lease_seconds: float, delay_seconds: float) -> int:
+        """How many waited for a time that cannot have been meant: the clock was put back since.
+
+        Nothing is put back for longer than ``delay_seconds``: it is due now. No lease lasts longer than
+        ``lease_seconds``, and nobody has begun to wait in the future. Small steps pass by themselves.
+        """
+        now, after = self._store.now(), self._store.after
+        lease_ends, too_late = after(lease_seconds), after(lease_seconds + STEP_SECONDS)
+        changes: tuple[tuple[ColumnElement[bool], dict[str, Any]], ...] = (
+            (IS_QUEUED & (jobs.c.available_at > after(delay_seconds + STEP_SECONDS)), {"available_at": now}),
+            (IS_LEASED & (jobs.c.lease_until > too_late), {"lease_until": lease_ends}),
+            (IS_OPEN & (jobs.c.created_at > after(STEP_SECONDS)), {"created_at": now}),
+        )
+        with self._store.writing() as connection:
+            return sum(connection.execute(update(jobs).where(which).values(to)).rowcount for which, to in changes)
 
     def _leases(self, connection: Connection, which: ColumnElement[bool]) -> list[RowMapping]:
         query = select(jobs, instances.c.study_instance_uid, instances.c.sha256).join(
@@ -308,6 +327,10 @@ class Queue:
 
 
 _JOB_COLUMNS = ("job_id", "instance_id", "study_instance_uid", "sha256", "attempts", "token")
+
+
+def _lease(job: Job) -> tuple[int, str]:
+    return job.job_id, job.token
 
 
 def _held(job: Job) -> ColumnElement[bool]:

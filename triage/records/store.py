@@ -50,7 +50,7 @@ from triage.study import (
     Priority,
     Tier,
 )
-from triage.worklist import CLOCKS
+from triage.worklist import CLOCKS, arrival
 
 try:
     import pysqlite3.dbapi2 as sqlite_driver
@@ -197,6 +197,11 @@ class Store:
     def after(self, seconds: float) -> ColumnElement[datetime]:
         """``seconds`` from now; negative: ago."""
         return literal_column(self.clock.after.format(seconds=seconds), UtcDateTime)
+
+    @cached_property
+    def arrival(self) -> ColumnElement[datetime]:
+        """Since when a study waits that comes now."""
+        return literal_column(arrival(self.clock), UtcDateTime)
 
     def lock_study(self, connection: Connection, study_instance_uid: str) -> RowMapping:
         """Raise StudyNotFoundError if it is not held."""
