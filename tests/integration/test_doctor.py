@@ -246,6 +246,7 @@ def certified(settings: Settings, folder: Path, authority: trustme.CA, **changes
     return with_(settings, **{f"dicom_tls_{name}_file": folder / file for name, file in files.items()})
 
 
+@pytest.mark.fault(114)
 def test_certificates_are_told_with_their_end(settings: Settings, tmp_path: Path) -> None:
     now, authority = datetime.now(UTC), trustme.CA()
     well = certified(settings, tmp_path, authority, not_after=now + timedelta(days=90))

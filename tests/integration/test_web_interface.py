@@ -162,6 +162,7 @@ def test_an_unknown_study_is_a_problem_that_does_not_repeat_its_uid(site: Site, 
     assert "SECRET" not in answer.text
 
 
+@pytest.mark.fault(135)
 @pytest.mark.parametrize(
     ("method", "address", "status"),
     [
