@@ -12,7 +12,7 @@ STAMP  := .venv/.installed
 # Debian asks it before a package's service is started; 101 is no.
 POLICY := /usr/sbin/policy-rc.d
 
-.PHONY: setup demo test faults lint types bench fuzz train clean install wheel
+.PHONY: setup demo test faults soak lint types bench fuzz train clean install wheel
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
@@ -33,6 +33,9 @@ test: $(STAMP) peers ## lint, types and all tests
 
 faults: $(STAMP) peers ## every fault of deploy/FAULTS.md, one by one (ROUNDS=200 of kill -9; ONLY=11,95-99 or a word)
 	ROUNDS=$(ROUNDS) $(V)/python -m tests.faults $(ONLY)
+
+soak: $(STAMP) ## half an hour of work: what grows? (MINUTES=30)
+	PYTHONPATH=tests:tests/acceptance $(V)/python -m tests.soak $(MINUTES)
 
 wheel: $(STAMP) ## dist/*.whl
 	rm -f dist/worklist_triage-*.whl
