@@ -75,10 +75,10 @@ supply: $(STAMP)
 	@$(V)/python -c "import cyclonedx_py, pip_audit" 2>/dev/null || $(V)/pip install --quiet --constraint constraints.txt --editable '.[supply]'
 
 sbom: supply ## sbom.json: what the daemon needs to run, with native libraries inside wheels; and their licences
-	$(V)/python tools/sbom.py sbom.json
+	$(V)/python deploy/supply/sbom.py sbom.json
 
 audit-packages: supply ## ask a vulnerability service about all of it; says so where none can be reached
-	$(V)/python tools/audit_packages.py
+	$(V)/python deploy/supply/audit_packages.py
 
 clean: ## remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
