@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from daemon.environment import read_settings
@@ -10,7 +11,10 @@ from daemon.metrics import RELOADS
 from daemon.telemetry import describe, log
 from triage.errors import TriageError
 from triage.policy import Policy
+from triage.records.postgresql import is_away
 from triage.records.store import DatabaseError
+
+_PAUSE_SECONDS = 2.0
 
 
 def policy_reader(house: House, check: Callable[[Policy], object] = lambda _: None) -> Callable[[], None]:
@@ -24,7 +28,7 @@ def policy_reader(house: House, check: Callable[[Policy], object] = lambda _: No
             settings, policy = read_settings()
             refuse_mismatch(settings, policy)
             check(policy)
-            house.intake.adopt(policy)
+            _adopt(house, policy)
         except TriageError as error:
             _refused(problem=str(error))
         except DatabaseError as error:
@@ -35,6 +39,20 @@ def policy_reader(house: House, check: Callable[[Policy], object] = lambda _: No
             log().info("policy_adopted", policy=policy.version)
 
     return read
+
+
+def _adopt(house: House, policy: Policy) -> None:
+    """Once the database is there: else processes would judge by different policies after a short absence of it."""
+    while True:
+        try:
+            house.intake.adopt(policy)
+        except DatabaseError as error:
+            if not is_away(error):
+                raise
+            log().error("policy_waits", policy=policy.version, **describe(error))
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _refused(**fields: str) -> None:

@@ -43,8 +43,7 @@ def _refuse_open_door(settings: Settings, *, has_keys: bool) -> None:
                 "`triage users add NAME --role admin`, or set oidc_issuer, or keep http_host on loopback"
             )
         log().warning("web_open_to_all", host=where, setting="http_allow_remote")
-    has_tls = settings.http_tls_certificate_file or settings.http_url.startswith("https://")
-    if is_reached and has_keys and not has_tls:
+    if is_reached and has_keys and not settings.http_is_encrypted:
         log().warning("web_without_tls", host=where, problem="passwords travel in the clear; see http_url")
 
 

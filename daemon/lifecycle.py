@@ -38,10 +38,13 @@ _PAUSE_SECONDS_MAX = 30.0
 # How long a child may take until it first beats: it loads its libraries, from a disk that may be busy.
 _BIRTH_SECONDS = 120.0
 _BEATS_AT_ONCE = 4096
+# Our own loop goes round five times a second: after such a gap the whole machine stood still, children and all.
+_STANDSTILL_SECONDS = 2.0
 
 
 # What is to be read anew, in this order; a process has one table of signals, and so one of these.
 _to_reload: list[Callable[[], None]] = []
+_was_asked_to_reload = threading.Event()
 
 
 def stop_on_signals() -> threading.Event:
@@ -62,8 +65,11 @@ def on_reload(act: Callable[[], None]) -> None:
     """Have SIGHUP run ``act``, after what was given before, in a thread that does nothing else.
 
     What it raises is logged and keeps nothing else from being read anew: ``act`` keeps the old where the new is bad.
+    Where SIGHUP came before this process was so far, ``act`` runs now.
     """
     _to_reload.append(act)
+    if _was_asked_to_reload.is_set():
+        _reload(act)
 
 
 def _reload_on_signal(stop: threading.Event) -> None:
@@ -94,11 +100,16 @@ def _has_terminal() -> bool:
 def _keep_reloading(asked: SimpleQueue[int]) -> None:
     while asked.get():
         log().info("reloading")
+        _was_asked_to_reload.set()
         for act in tuple(_to_reload):
-            try:
-                act()
-            except Exception as error:  # noqa: BLE001 - the daemon goes on with what it had
-                log().error("reload_failed", **describe(error))
+            _reload(act)
+
+
+def _reload(act: Callable[[], None]) -> None:
+    try:
+        act()
+    except Exception as error:  # noqa: BLE001 - the daemon goes on with what it had
+        log().error("reload_failed", **describe(error))
 
 
 @contextmanager
@@ -130,7 +141,10 @@ def leave_no_core() -> None:
 
 @dataclass
 class Child:
-    """A command that is kept running. ``beats``: the pipe it beats into; ``beat_at`` is 0.0 until it has."""
+    """A command that is kept running. ``beats``: the pipe it beats into; ``beat_at`` is 0.0 until it has.
+
+    ``was_up``: in any of its lives. What it could not start with then is a change since, and may be taken back.
+    """
 
     name: str
     arguments: Sequence[str]
@@ -141,6 +155,7 @@ class Child:
     restarts: int = 0
     next_start: float = 0.0
     has_begun: bool = False
+    was_up: bool = False
     is_killed: bool = False
 
     @property
@@ -148,8 +163,8 @@ class Child:
         return self.process is not None and self.has_begun and not self.is_killed
 
     def silent_seconds(self, now: float) -> float:
-        """Since it was last heard of; one that has only just been started is given time to come up."""
-        return now - self.beat_at if self.beat_at else now - self.started - _BIRTH_SECONDS
+        """Since it was last heard of; one that is not up yet is given time: it loads its libraries."""
+        return now - (self.beat_at or self.started) - (0.0 if self.has_begun else _BIRTH_SECONDS)
 
 
 class Supervisor:
@@ -169,14 +184,19 @@ class Supervisor:
         self._folder, self._silent_seconds = folder, silent_seconds
         self._notice = Notice()
         self._is_ready = False
+        self._round_at = time.monotonic()
         for name in commands:  # shown before the first time: else that would be no increase
             CHILD_HANGS.labels(name)
             CHILD_STARTS.labels(name)
 
     def run(self, stop: threading.Event, grace_seconds: float = 20.0) -> int:
-        """The exit code, once ``stop`` is set or a child needs a person, and every child has ended (or was killed)."""
+        """The exit code, once ``stop`` is set or a child needs a person, and every child has ended (or was killed).
+
+        Only a child that was never up needs a person: the others go on, whatever has been made of the settings since.
+        """
         code = 0
         while code == 0 and not stop.wait(0.2):
+            self._forgive_standstill(time.monotonic())
             code = max(self._look_after(child) for child in self._children)
             self._tell_systemd()
         self._notice("STOPPING=1")
@@ -189,13 +209,20 @@ class Supervisor:
             if process is not None:
                 process.send_signal(signal.SIGHUP)
 
+    def _forgive_standstill(self, now: float) -> None:
+        gap, self._round_at = now - self._round_at, now
+        if gap > _STANDSTILL_SECONDS:
+            for child in self._children:
+                child.started += gap
+                child.beat_at += gap if child.beat_at else 0.0
+
     def _look_after(self, child: Child) -> int:
         now = time.monotonic()
         if child.process is None:
             if now >= child.next_start:
                 self._start(child, now)
         elif child.process.poll() is not None:
-            if child.process.returncode == EXIT_MEND:
+            if child.process.returncode == EXIT_MEND and not child.was_up:
                 return EXIT_MEND
             self._note_death(child, now)
         else:
@@ -203,22 +230,35 @@ class Supervisor:
         return 0
 
     def _start(self, child: Child, now: float) -> None:
-        command = [sys.executable, "-m", "daemon.cli", *child.arguments]
-        child.beats, its_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        told = environment_of_child(Supervised(name=child.name, folder=self._folder, beats=its_end))
         try:
-            with _reload_held_back():
-                child.process = subprocess.Popen(command, env=told, pass_fds=[its_end])  # noqa: S603 - our own commands
-        finally:
-            os.close(its_end)
+            child.process, child.beats = self._born(child)
+        except OSError as error:  # no descriptor, no memory or no process to be had: that may pass
+            self._plan(child, now)
+            log().error("child_not_started", child=child.name, **describe(error))
+            return
         child.started, child.beat_at = now, 0.0
         CHILD_STARTS.labels(child.name).inc()
         log().info("child_started", child=child.name, restarts=child.restarts)
+
+    def _born(self, child: Child) -> tuple[subprocess.Popen[bytes], int]:
+        """The process, and the end of the pipe where it is heard. Raise OSError."""
+        command = [sys.executable, "-m", "daemon.cli", *child.arguments]
+        ours, its_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        told = environment_of_child(Supervised(name=child.name, folder=self._folder, beats=its_end))
+        try:
+            with _reload_held_back():
+                return subprocess.Popen(command, env=told, pass_fds=[its_end]), ours  # noqa: S603 - our own commands
+        except OSError:
+            os.close(ours)
+            raise
+        finally:
+            os.close(its_end)
 
     def _listen(self, child: Child, now: float) -> None:
         with suppress(BlockingIOError):
             if told := os.read(child.beats, _BEATS_AT_ONCE):
                 child.beat_at, child.has_begun = now, UP in told
+                child.was_up |= child.has_begun
         silent = child.silent_seconds(now)
         if silent > self._silent_seconds and child.process is not None and not child.is_killed:
             log().error("child_hangs", child=child.name, seconds=silent)
@@ -247,10 +287,15 @@ class Supervisor:
         code = child.process.returncode if child.process else None
         os.close(child.beats)
         child.process, child.has_begun, child.is_killed = None, False, False
+        pause = self._plan(child, now)
+        log().error("child_died", child=child.name, exit_code=code, restarts=child.restarts, retry_seconds=pause)
+
+    def _plan(self, child: Child, now: float) -> float:
+        """Seconds until it is started again."""
         child.restarts = 1 if now - child.started > _FORGIVEN_AFTER_SECONDS else child.restarts + 1
         pause = 0.0 if child.restarts == 1 else min(2.0 ** (child.restarts - 2), _PAUSE_SECONDS_MAX)
         child.next_start = now + pause
-        log().error("child_died", child=child.name, exit_code=code, restarts=child.restarts, retry_seconds=pause)
+        return pause
 
     def _end(self, grace_seconds: float) -> None:
         running = [child.process for child in self._children if child.process is not None]

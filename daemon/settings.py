@@ -214,7 +214,7 @@ class Settings(BaseSettings):
             pair = [getattr(self, name) for name in names]
             if any(pair) != all(pair):
                 raise ValueError(f"{names[0]} and {names[1]} go together")
-            is_serving = wing in {"dicom", "hl7"} and not self.dicom_tls_calling
+            is_serving = wing == "hl7" or (wing == "dicom" and not self.dicom_tls_calling)
             if is_serving and getattr(self, f"{wing}_tls_ca_file") and not all(pair):
                 raise ValueError(f"{wing}_tls_ca_file needs {names[0]} and {names[1]}")
         if self.dicom_tls_calling and not self.dicom_tls_ca_file:
@@ -262,6 +262,11 @@ class Settings(BaseSettings):
         if self.database_password_file:
             return with_password(self.database_url, self.database_password_file)
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'triage.db'}"
+
+    @property
+    def http_is_encrypted(self) -> bool:
+        """By us, or by a proxy."""
+        return self.http_tls_certificate_file is not None or self.http_url.startswith("https://")
 
     @property
     def http_name(self) -> str:

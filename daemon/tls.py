@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from daemon.settings import Settings
-from daemon.telemetry import log
+from daemon.telemetry import describe, log
 from triage.errors import TriageError
 
 # Of TLS 1.2; all three of 1.3 are recommended. OpenSSL's level 2 asks for the 112 bits.
@@ -71,6 +71,14 @@ class Files:
             self._show(context)
         return context
 
+    def asking_ourselves(self) -> ssl.SSLContext:
+        """For a process on this machine that asks another: who that is is no question. Raise TriageError."""
+        context = _context(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self._show(context)
+        return context
+
     def _show(self, context: ssl.SSLContext) -> None:
         if self.certificate is None:
             raise TriageError(f"{self.wing}_tls_certificate_file is needed")
@@ -121,6 +129,9 @@ class Credentials:
             self._context = self._make(self._files)
         except TriageError as error:
             log().error("tls_not_reloaded", setting=setting, problem=str(error))
+        except OSError as error:  # exchanged between two looks at it: once more
+            self._tried = ()
+            log().error("tls_not_reloaded", setting=setting, **describe(error))
         else:
             log().info("tls_reloaded", setting=setting)
 

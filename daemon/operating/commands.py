@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from daemon import accounts
+from daemon.complaint import refusal
 from daemon.films import AsJson
 from daemon.house import House, open_house, open_house_with_database
 from triage.errors import Reason, SettingsError, TriageError
@@ -232,7 +233,7 @@ def backup(
         typer.echo(back_up(house, directory, store))
         accounts.note_beside(store, "backup")
     except DatabaseError as error:
-        raise TriageError(f"the database cannot be read ({type(error).__name__})") from None
+        raise refusal(error, house.settings) from None
     finally:
         store.engine.dispose()
 

@@ -7,15 +7,15 @@ import stat
 import subprocess
 from collections.abc import Iterator
 
-from daemon.complaint import complaint, may_pass
+from daemon.complaint import may_pass, refusal
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.settings import Settings
-from triage.errors import SettingsError, TriageError
+from triage.errors import SettingsError
 from triage.policy import Policy
 from triage.records.inspection import Inspection, inspect_database
 from triage.records.intake import Intake
 from triage.records.postgresql import Site
-from triage.records.store import DatabaseError, Store, open_engine, shown_url
+from triage.records.store import DatabaseError, Store, open_engine
 
 _POSTGRESQL_MIN = 14
 _APART_SECONDS = 2.0
@@ -32,7 +32,7 @@ def store_of(settings: Settings, process: str) -> Store | None:
     try:
         return Store(open_engine(settings.url, site))
     except DatabaseError as error:
-        raise TriageError(f"database_url {shown_url(settings.url)}: {complaint(error)}") from None
+        raise refusal(error, settings) from None
 
 
 def seen(store: Store, settings: Settings) -> Inspection | Verdict:
@@ -40,7 +40,7 @@ def seen(store: Store, settings: Settings) -> Inspection | Verdict:
     try:
         return inspect_database(store)
     except DatabaseError as error:
-        words = f"{shown_url(settings.url)}: {complaint(error)}"
+        words = str(refusal(error, settings))
         if may_pass(error, settings):
             return warn(Area.DATABASE, words, "films are noted in the outage ledger meanwhile: bring it back")
         return fail(Area.DATABASE, words, "see database_url, and who may connect")

@@ -22,9 +22,9 @@ def look_at_web(settings: Settings, users: Users) -> Iterator[Verdict]:
     if not has_keys:
         yield _open(settings)
         return
-    if not is_loopback(where) and not settings.http_url.startswith("https://"):
+    if not is_loopback(where) and not settings.http_is_encrypted:
         words = f"the page is reached at {where}, and passwords travel in the clear"
-        yield warn(Area.WEB, words, "put a proxy with TLS before it, and set http_url to https://NAME")
+        yield warn(Area.WEB, words, "set http_tls_certificate_file, or http_url to https://NAME of a proxy with TLS")
     if not settings.oidc_issuer and not any(user.role is Role.ADMIN and not user.disabled for user in everybody):
         yield warn(Area.WEB, "there is no admin: nobody sees the audit on the web", "triage users role NAME admin")
     yield ok(Area.WEB, f"{len(everybody)} users; the page asks who it is")

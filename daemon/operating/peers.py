@@ -8,6 +8,8 @@ from daemon.dicom.echo import echo
 from daemon.notation import split_application
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.settings import Settings
+from daemon.tls import Files
+from triage.errors import TriageError
 
 _SECONDS = 5.0
 
@@ -16,9 +18,13 @@ def look_at_peers(settings: Settings) -> Iterator[Verdict]:
     """Those of dicom_peers call us: of them we know networks, and no port."""
     called = [("ups_subscribers", each) for each in settings.ups_subscribers]
     called += [("mwl_peer", settings.mwl_peer)] if settings.mwl_peer else []
+    try:
+        tls = Files.of(settings, "dicom").calling() if settings.dicom_tls_calling else None
+    except TriageError:  # told with the certificates
+        return
     for setting, text in called:
         peer, address = split_application(text, setting)
-        found = echo(peer, address, settings.dicom_ae_title, _SECONDS)
+        found = echo(peer, address, settings.dicom_ae_title, _SECONDS, tls)
         words = f"{setting} {text}"
         if found.accepted:
             yield ok(Area.PEERS, f"{words} answers")

@@ -14,6 +14,7 @@ from daemon.dicom.echo import echo
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.presence import Alive
 from daemon.settings import Settings
+from daemon.tls import Files, Wing
 
 _SECONDS = 5.0
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - what is asked in their place
@@ -23,15 +24,18 @@ def look_at_ports(settings: Settings, alive: Sequence[Alive]) -> Iterator[Verdic
     """Of all that the settings name. ``alive``: processes of this machine."""
     running = {each.process for each in alive if each.host == socket.gethostname()[:40]}
     dicom = (settings.dicom_host, settings.dicom_port)
-    yield _look("dicom_port", dicom, lambda: _is_receiver(settings), "receiver" in running)
+    yield _look("dicom_port", dicom, lambda: _is_receiver(settings), runs="receiver" in running)
     web = (settings.http_host, settings.http_port)
-    yield _look("http_port", web, lambda: _is_web(web), "web" in running)
+    yield _look("http_port", web, lambda: _is_web(settings), runs="web" in running)
+    if settings.metrics_port:
+        metrics = (settings.metrics_host, settings.metrics_port)
+        yield _look("metrics_port", metrics, lambda: bool(running) and _connects(metrics), runs=bool(running))
     if settings.hl7_port:
         orders = (settings.hl7_host, settings.hl7_port)
-        yield _look("hl7_port", orders, lambda: "orders" in running and _connects(orders), "orders" in running)
+        yield _look("hl7_port", orders, lambda: "orders" in running and _connects(orders), runs="orders" in running)
 
 
-def _look(name: str, address: tuple[str, int], is_ours: Callable[[], bool], runs: bool) -> Verdict:  # noqa: FBT001
+def _look(name: str, address: tuple[str, int], is_ours: Callable[[], bool], *, runs: bool) -> Verdict:
     host, port = address
     words = f"{name} {port} at {host}"
     if not port:
@@ -78,22 +82,20 @@ def _reached(address: tuple[str, int]) -> tuple[str, int]:
 def _is_receiver(settings: Settings) -> bool:
     """One that rejects us answers all the same: the list of peers holds for us, too."""
     address = _reached((settings.dicom_host, settings.dicom_port))
-    return echo(settings.dicom_ae_title, address, settings.dicom_ae_title, _SECONDS, _tls(settings)).answered
+    return echo(settings.dicom_ae_title, address, settings.dicom_ae_title, _SECONDS, _tls(settings, "dicom")).answered
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    """Whoever we are is no question here: the other end is this machine."""
-    if not settings.dicom_tls_certificate_file or not settings.dicom_tls_key_file:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.load_cert_chain(settings.dicom_tls_certificate_file, settings.dicom_tls_key_file, password="")
-    return context
+def _tls(settings: Settings, wing: Wing) -> ssl.SSLContext | None:
+    files = Files.of(settings, wing)
+    return files.asking_ourselves() if files.certificate else None
 
 
-def _is_web(address: tuple[str, int]) -> bool:
-    with closing(http.client.HTTPConnection(*_reached(address), timeout=_SECONDS)) as connection:
+def _is_web(settings: Settings) -> bool:
+    host, port = _reached((settings.http_host, settings.http_port))
+    connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
+    if tls := _tls(settings, "http"):
+        connection = http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=tls)
+    with closing(connection):
         try:
             connection.request("GET", "/api/health/live", headers={"Host": "localhost"})
             answer = connection.getresponse().read(256)

@@ -39,7 +39,7 @@ def _times(settings: Settings, policy: Policy) -> Iterator[Verdict]:
 
 
 def _addresses(settings: Settings) -> Iterator[Verdict]:
-    named = {"dicom_port": settings.dicom_port, "http_port": settings.http_port, "hl7_port": settings.hl7_port}
+    named = {name: getattr(settings, name) for name in ("dicom_port", "http_port", "hl7_port", "metrics_port")}
     counts = Counter(port for port in named.values() if port)
     for port in (port for port, count in counts.items() if count > 1):
         names = " and ".join(name for name, value in named.items() if value == port)

@@ -65,7 +65,9 @@ def _ask(  # noqa: PLR0917 - as above
     called: Credentials | None,
 ) -> None:
     """One turn asks for many studies, and a provider that is away is left in peace for minutes."""
-    most = PAUSE_SECONDS_MAX + STUDIES_A_TURN * settings.mwl_seconds + _ACCEPTING_SECONDS
+    most = (
+        max(PAUSE_SECONDS_MAX, settings.mwl_pause_seconds) + STUDIES_A_TURN * settings.mwl_seconds + _ACCEPTING_SECONDS
+    )
     absence = Absence(stop, pulse.loop("asking", most))
     _enquirer(settings, store, pseudonym, absence, called).run(stop)
 

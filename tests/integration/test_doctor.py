@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pynetdicom import AE
 from pynetdicom.ae import ApplicationEntity
 from sqlalchemy import Engine, text
 
+from certificates import Papers
 from daemon.house import House
 from daemon.operating import codecs
 from daemon.operating.certificates import look_at_certificates
@@ -35,6 +38,7 @@ from daemon.operating.weighing import look_at_network
 from daemon.presence import Alive, alive, appear
 from daemon.sandbox import Limits
 from daemon.settings import DEFAULT_WEIGHTS, Settings
+from daemon.tls import Files
 from doors import free_port
 from identity_provider import identity_provider
 from stores import BUCKET, KEYS, Fault, bad_store, s3_server
@@ -94,6 +98,7 @@ def test_sound_settings_are_told_in_one_line(settings: Settings) -> None:
         ({"pending_seconds": 60}, "warn studies show a time-out after 60 s"),
         ({"session_idle_minutes": 1000}, "warn session_idle_minutes"),
         ({"http_port": 11112}, "fail dicom_port and http_port are both 11112"),
+        ({"metrics_port": 8080}, "fail http_port and metrics_port are both 8080"),
         ({"dicom_peers": ()}, "warn dicom_peers is empty"),
         ({"hl7_port": 2575, "hl7_peers": ("10.1.0.0/16",)}, "warn hl7_peers are listed, but hl7_host"),
         ({"hl7_port": 2575, "hl7_host": "0.0.0.0"}, "warn hl7_host 0.0.0.0 is reached"),
@@ -191,6 +196,34 @@ def test_a_process_that_does_not_listen_is_found(settings: Settings) -> None:
     assert "is free, although its process runs" in only(look_at_ports(settings, [web]))
     with socket.create_server(("127.0.0.1", settings.http_port)):
         assert "does not answer as it should" in only(look_at_ports(settings, [web]))
+
+
+class Living(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"live": true}')
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_page_over_https_is_known_for_ours(settings: Settings, tmp_path: Path) -> None:
+    certificate, key = Papers(tmp_path).issue("web")
+    with HTTPServer(("127.0.0.1", 0), Living) as server:
+        ours = with_(
+            settings,
+            dicom_port=0,
+            http_port=server.server_port,
+            http_tls_certificate_file=certificate,
+            http_tls_key_file=key,
+        )
+        server.socket = Files.of(ours, "http").serving().wrap_socket(server.socket, server_side=True)
+        answering = threading.Thread(target=server.serve_forever)
+        answering.start()
+        assert grades(look_at_ports(ours, []))[1].endswith("is answered by triage")
+        server.shutdown()
+        answering.join(10)
 
 
 @pytest.fixture
@@ -392,7 +425,7 @@ def test_a_database_that_is_away_may_come_back(settings: Settings) -> None:
         settings, database_url=f"postgresql://triage:geheim@127.0.0.1:{free_port()}/triage", database_seconds=2
     )
     (fault,) = of_database(away)
-    assert fault.startswith("warn postgresql://triage:***@127.0.0.1")
+    assert fault.startswith("warn database_url postgresql://triage:***@127.0.0.1")
     assert "connection refused" in fault
 
 
@@ -411,6 +444,8 @@ def test_who_can_come_in_is_told(settings: Settings, engine: Engine) -> None:
     users.add("Boss", Role.ADMIN, "correct horse battery")
     assert "passwords travel in the clear" in only(look_at_web(remote, users))
     assert faults(look_at_web(with_(remote, http_url="https://triage.example"), users)) == []
+    files = {"http_tls_certificate_file": Path("web.pem"), "http_tls_key_file": Path("web.key")}
+    assert faults(look_at_web(with_(remote, **files), users)) == []
 
 
 def test_the_identity_provider_is_asked_for_its_discovery_document(settings: Settings, sqlite_url: str) -> None:

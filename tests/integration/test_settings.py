@@ -83,6 +83,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("TRIAGE_PIXEL_STORE", "s3://", "PIXEL_STORE"),
         ("TRIAGE_PIXEL_STORE_ENDPOINT", "minio:9000", "PIXEL_STORE_ENDPOINT"),
         ("TRIAGE_DICOM_TLS_KEY_FILE", "key.pem", "go together"),
+        ("TRIAGE_HL7_TLS_CA_FILE", "ca.pem", "hl7_tls_ca_file needs"),
         ("TRIAGE_CONFIG_FILE", "/nowhere/triage.toml", "No such file"),
     ],
 )
@@ -222,4 +223,15 @@ def test_a_password_file_needs_a_url_that_lacks_a_password(
     monkeypatch.setenv("TRIAGE_DATABASE_URL", url)
     monkeypatch.setenv("TRIAGE_DATABASE_PASSWORD_FILE", str(tmp_path / "secret"))
     with pytest.raises(SettingsError, match="database_password_file needs"):
+        read_settings()
+
+
+def test_calling_over_tls_leaves_orders_held_to_their_own_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRIAGE_DICOM_TLS_CALLING", "true")
+    monkeypatch.setenv("TRIAGE_DICOM_TLS_CA_FILE", str(tmp_path / "ca.pem"))
+    read_settings()
+    monkeypatch.setenv("TRIAGE_HL7_TLS_CA_FILE", str(tmp_path / "ca.pem"))
+    with pytest.raises(SettingsError, match="hl7_tls_ca_file needs"):
         read_settings()

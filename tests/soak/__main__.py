@@ -1,4 +1,4 @@
-"""Half an hour of work, to see what grows: ``make soak [MINUTES=30]``, drawn as deploy/soak.svg.
+"""Half an hour of work, to see what grows: ``make soak [MINUTES=30]``, drawn as build/soak.svg.
 
 Connections of all kinds come and go, films are sent and analysed, readers look, claim and close. Memory, threads and
 descriptors of every process are looked at all the while; what counts is by how much they have risen by the end, from
@@ -189,12 +189,12 @@ def main(minutes: float) -> int:
             well = told(looks, counts, daemon, console)
         finally:
             daemon.stop()
-    if minutes >= MINUTES:
-        curves = {
-            figure: {kind: [(p.seconds, p.values[figure]) for p in looks if p.kind == kind] for kind in KINDS}
-            for figure in LIMITS
-        }
-        (ROOT / "deploy" / "soak.svg").write_text(drawn(curves), encoding="utf-8")
+    curves = {
+        figure: {kind: [(p.seconds, p.values[figure]) for p in looks if p.kind == kind] for kind in KINDS}
+        for figure in LIMITS
+    }
+    (ROOT / "build").mkdir(exist_ok=True)
+    (ROOT / "build" / "soak.svg").write_text(drawn(curves), encoding="utf-8")
     return 0 if well else 1
 
 

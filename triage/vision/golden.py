@@ -52,6 +52,8 @@ def refuse_wrong(classifier: Classifier) -> None:
         found = answers(classifier)
     except NotAnalysed as outcome:
         raise CardMismatchError(f"self-test: {outcome.reason.words}") from None
+    except (RuntimeError, MemoryError) as error:  # a device without memory, or that is lost
+        raise CardMismatchError(f"self-test: the network failed ({type(error).__name__})") from None
     off = float(np.abs(np.subtract(found, classifier.card.golden)).max())
     if not off <= TOLERANCE:
         raise CardMismatchError(f"self-test: golden films are judged otherwise than the card says, off by {off:.3f}")
