@@ -25,7 +25,6 @@ from types import FrameType
 from daemon.environment import Supervised, environment_of_child
 from daemon.metrics import CHILD_HANGS, CHILD_STARTS, CHILD_UP
 from daemon.notice import Notice
-from daemon.pulse import UP
 from daemon.telemetry import describe, log
 
 # A process that ends with this needs a person: starting it again would not help.
@@ -38,6 +37,8 @@ _PAUSE_SECONDS_MAX = 30.0
 # How long a child may take until it first beats: it loads its libraries, from a disk that may be busy.
 _BIRTH_SECONDS = 120.0
 _BEATS_AT_ONCE = 4096
+# What a child says to its supervisor: it lives; and all its loops have gone round once, so it does what it is for.
+ALIVE, UP = b".", b"!"
 
 
 # What is to be read anew, in this order; a process has one table of signals, and so one of these.
@@ -117,7 +118,7 @@ def die_with_parent() -> None:
 
 
 def end_hanging() -> None:
-    """End this process at once, whatever its threads are doing: who supervises it starts another."""
+    """End this process at once, whatever its threads are doing: who started it starts another."""
     log().error("process_hangs")
     os._exit(EXIT_AGAIN)
 
