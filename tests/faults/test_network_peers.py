@@ -17,8 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
-from hostile import PEERS, Target, established, is_closed, receiving, sockets
-from listening import associate_rq, p_data, pdu, read_pdu, status_of, us
+from hostile import PEERS, Target, receiving, sockets
+from listening import associate_rq, established, is_closed, p_data, pdu, read_pdu, status_of, us
 from running import running, wait_for
 
 pytestmark = pytest.mark.timeout(300)

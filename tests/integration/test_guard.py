@@ -31,6 +31,7 @@ from listening import (
     p_data,
     pdu,
     read_pdu,
+    sent_until_closed,
     status_of,
     store_rq,
     wait_for,
@@ -50,17 +51,6 @@ def rss() -> int:
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def sent_until_closed(peer: socket.socket, header: bytes, mib_max: int) -> int:
-    """MiB that the other side let us send."""
-    peer.sendall(header)
-    for sent in range(mib_max):
-        try:
-            peer.sendall(bytes(MIB))
-        except (ConnectionError, TimeoutError):
-            return sent
-    return mib_max
 
 
 @pytest.mark.fault(1)
