@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hostile import MIB, Target, receiving, sockets
 from listening import (
     associate_rq,
     element,
@@ -21,6 +20,8 @@ from listening import (
     us,
 )
 from running import wait_for
+
+from faults.hostile import MIB, Target, receiving, sockets
 
 pytestmark = pytest.mark.timeout(300)
 A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, P_DATA = 7, 2, 3, 4
