@@ -80,5 +80,5 @@ sbom: supply ## sbom.json: what the daemon needs to run, with native libraries i
 audit-packages: supply ## ask a vulnerability service about all of it; says so where none can be reached
 	$(V)/python deploy/supply/audit_packages.py
 
-clean: ## remove .venv and caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+clean: ## remove .venv, caches and what was built
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist sbom.json

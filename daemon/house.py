@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from daemon.bell import Ringer
     from daemon.dicom.association import AssociationSummary, Listener
     from daemon.dicom.exchange import Handlers
-    from daemon.kept import Kept
     from daemon.noting import Noting
     from daemon.outage import Outage
     from daemon.sandbox import Limits
@@ -67,9 +66,10 @@ class House:
 
     @cached_property
     def spool(self) -> Spool:
+        from daemon.keeping import kept_of
         from daemon.spool import Spool
 
-        spool = Spool(self.settings.data_dir, _kept(self.settings))
+        spool = Spool(self.settings.data_dir, kept_of(self.settings))
         try:
             spool.prepare()
         except OSError as error:
@@ -231,23 +231,6 @@ def _tell(change: Change | None, backend: str) -> None:
         return
     back = f"a copy lies beside it: {change.copy.name}" if change.copy else f"{backend}: back by the site's own dump"
     log().warning("schema_upgraded", schema_before=change.before, schema=change.after, problem=back)
-
-
-def _kept(settings: Settings) -> Kept:
-    """Where films are kept: in the data folder, or in a bucket."""
-    if not settings.pixel_store:
-        from daemon.folder import Folder
-
-        return Folder(settings.data_dir)
-    from daemon.bucket import Bucket
-    from daemon.tray import Tray
-
-    return Bucket(
-        settings.pixel_store,
-        Tray(settings.data_dir / "fetched"),
-        seconds=settings.pixel_store_seconds,
-        endpoint=settings.pixel_store_endpoint,
-    )
 
 
 def look_at_kept(house: House) -> None:

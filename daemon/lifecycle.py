@@ -25,7 +25,6 @@ from types import FrameType
 from daemon.environment import Supervised, environment_of_child
 from daemon.metrics import CHILD_HANGS, CHILD_STARTS, CHILD_UP
 from daemon.notice import Notice
-from daemon.pulse import UP
 from daemon.telemetry import describe, log
 
 # A process that ends with this needs a person: starting it again would not help.
@@ -40,6 +39,8 @@ _BIRTH_SECONDS = 120.0
 _BEATS_AT_ONCE = 4096
 # Our own loop goes round five times a second: after such a gap the whole machine stood still, children and all.
 _STANDSTILL_SECONDS = 2.0
+# What a child says to its supervisor: it lives; and all its loops have gone round once, so it does what it is for.
+ALIVE, UP = b".", b"!"
 
 
 # What is to be read anew, in this order; a process has one table of signals, and so one of these.
@@ -128,7 +129,7 @@ def die_with_parent() -> None:
 
 
 def end_hanging() -> None:
-    """End this process at once, whatever its threads are doing: who supervises it starts another."""
+    """End this process at once, whatever its threads are doing: who started it starts another."""
     log().error("process_hangs")
     os._exit(EXIT_AGAIN)
 

@@ -15,6 +15,11 @@ class Notice:
         self._address = notify_socket()
         self._status = ""
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody listens, and would miss us."""
+        return bool(self._address)
+
     def __call__(self, *words: str) -> None:
         """In one datagram, lines like READY=1, WATCHDOG=1, STOPPING=1."""
         if not self._address:

@@ -2,7 +2,8 @@
 
 Each working loop beats, here in memory. While all have beaten within their time, one thread tells the supervisor (or
 systemd) every second and another the database every three. A loop that hangs, or a process that stands still, falls
-silent: the supervisor kills and starts it again, the page and the metrics say that it is missing.
+silent: the supervisor kills and starts it again, the page and the metrics say that it is missing. One whom nobody
+would kill, a pod's, ends itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 
 from daemon.environment import Supervised
 from daemon.exposition import Writer
+from daemon.lifecycle import ALIVE, UP, end_hanging
 from daemon.metrics import DATABASE_UP
 from daemon.notice import Notice
 from daemon.telemetry import log
@@ -26,8 +28,8 @@ _EVERY_SECONDS = 1.0
 _ROW_EVERY_SECONDS = 3.0
 # Who has said nothing to the database for so long is taken for dead.
 SILENT_SECONDS = 12.0
-# What a child says to its supervisor: it lives; and all its loops have gone round once, so it does what it is for.
-_ALIVE, UP = b".", b"!"
+# Who has hung for so long, over and above what its loop may take, does not come back.
+_LOST_SECONDS = 30.0
 
 
 @dataclass(kw_only=True)
@@ -57,6 +59,7 @@ class Pulse:
         self._notice = Notice()
         self._writer = Writer(child.folder, child.name) if child and child.folder else None
         self._told: str | None = None
+        self._hung_at = 0.0
         self._is_up = False
         self._stop = threading.Event()
         self._threads = [
@@ -95,11 +98,21 @@ class Pulse:
             hanging = self.hanging()
             if hanging is None:
                 self._beat()
-            elif hanging != self._told:
-                log().error("loop_hangs", where=hanging)
+            else:
+                self._bear(hanging, time.monotonic())
             self._told = hanging
             if self._stop.wait(_EVERY_SECONDS):
                 return
+
+    def _bear(self, hanging: str, now: float) -> None:
+        """Time is counted from when it is seen: whoever was suspended meanwhile has a chance to go on."""
+        if self._told is None:
+            self._hung_at = now
+        if hanging != self._told:
+            log().error("loop_hangs", where=hanging)
+        is_watched = self._child is not None or self._notice.is_wanted
+        if not is_watched and now - self._hung_at > _LOST_SECONDS:
+            end_hanging()
 
     def _beat(self) -> None:
         loops = tuple(self._loops)
@@ -108,7 +121,7 @@ class Pulse:
         self._is_up = is_up
         if self._child:
             with suppress(OSError):  # a full pipe: the supervisor has enough to read
-                os.write(self._child.beats, UP if is_up else _ALIVE)
+                os.write(self._child.beats, UP if is_up else ALIVE)
 
     def _keep_writing(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import pytest
 
@@ -12,3 +13,9 @@ def missing(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing")
     pytest.skip(f"{what} is not installed")
+
+
+def need(module: str) -> None:
+    """Of those that `make setup` installs."""
+    if find_spec(module) is None:
+        missing(module)

@@ -1,23 +1,21 @@
 """The guarded DICOM listener: each C-STORE's bytes are handed on as they come, each connection ends in one summary.
 
-With ``guard``, ``reactor`` and ``negotiation`` this is all that reaches into pynetdicom, which negotiates; what follows
-on an established association is ours, in ``service``.
+With ``guard``, ``reactor``, ``negotiation`` and ``silence`` this is all that reaches into pynetdicom, which negotiates;
+what follows on an established association is ours, in ``service``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import threading
 import time
-import warnings
 from collections import Counter
 from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pynetdicom import AE, _config
+from pynetdicom import AE
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
@@ -39,6 +37,7 @@ from daemon.dicom.inlet import EndedError, Inlet
 from daemon.dicom.negotiation import LOCAL_LIMIT_EXCEEDED, Peer, Rejection, Rules, contexts_for
 from daemon.dicom.reactor import GuardedDUL
 from daemon.dicom.service import SUCCESS, Deposit, Service, StoreRequest
+from daemon.dicom.silence import silence_libraries
 from daemon.dicom.summary import AssociationSummary
 from daemon.dicom.transfers import Transfers
 
@@ -393,17 +392,3 @@ class Listener:
         while len(self._server.slots) and time.monotonic() < end:
             time.sleep(0.01)
         return len(self._server.slots) > 0 and time.monotonic() < deadline
-
-
-def silence_libraries() -> None:
-    """No value received reaches a log, and no odd UID ends an association: they are judged where they are answered."""
-    _config.LOG_HANDLER_LEVEL = "none"
-    _config.LOG_REQUEST_IDENTIFIERS = False
-    _config.LOG_RESPONSE_IDENTIFIERS = False
-    _config.STORE_RECV_CHUNKED_DATASET = False
-    _config.ENFORCE_UID_CONFORMANCE = False
-    _config.VALIDATORS["UI"] = lambda _uid: (True, "")
-    # Errors come with tracebacks and values, and warnings are remembered one by one; ours are counted in the summary.
-    for name in ("pynetdicom", "pydicom"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        warnings.filterwarnings("ignore", module=name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 
-from daemon.dicom.association import silence_libraries
+from daemon.dicom.silence import silence_libraries
 
 _VERIFICATION = "1.2.840.10008.1.1"
 

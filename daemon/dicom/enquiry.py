@@ -15,7 +15,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import ModalityWorklistInformationFind  # type: ignore[attr-defined]  # made at import
 
-from daemon.dicom.association import silence_libraries
+from daemon.dicom.silence import silence_libraries
 from triage.order import priority_of
 from triage.study import ClinicalPriority
 

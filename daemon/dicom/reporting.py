@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_role
 from pynetdicom.association import Association
 
-from daemon.dicom.association import silence_libraries
+from daemon.dicom.silence import silence_libraries
 from daemon.dicom.workitem import UPS_PUSH, event_information, event_type
 from daemon.metrics import UPS_REPORTS
 from daemon.telemetry import describe, log

@@ -73,19 +73,19 @@ class Ups:
         keys = question.data_set
         found = self.finding.find(keys)
         status = PENDING_KEYS_IGNORED if found.ignored else PENDING
-        for item in found.items:
-            yield Reply(status=status, data_set=chosen(self.finding.data_set(item, found), keys))
+        for workitem in found.items:
+            yield Reply(status=status, data_set=chosen(self.finding.data_set(workitem, found), keys))
         if found.is_cut:
             yield Reply(status=OUT_OF_RESOURCES, comment="more match: ask for less")
         else:
             yield Reply(status=SUCCESS)
 
     def get(self, question: Question) -> Iterator[Reply]:
-        item = self.workitems.get(question.sop_instance_uid)
-        if item is None:
+        workitem = self.workitems.get(question.sop_instance_uid)
+        if workitem is None:
             yield _refusal(Verdict.NOT_HELD)
             return
-        made = self.finding.data_set(item, Found.of_one(item, self.workitems))
+        made = self.finding.data_set(workitem, Found.of_one(workitem, self.workitems))
         if question.attributes:
             wanted = Dataset()
             for tag in {*question.attributes} & {*made.keys()}:
@@ -97,8 +97,8 @@ class Ups:
     def set(self, question: Question) -> Iterator[Reply]:
         """Only what performers may say is taken; that anything else was left is said in the status."""
         asked = question.data_set
-        item = self.workitems.get(question.sop_instance_uid)
-        said = progress(asked, item.progress if item else "")
+        workitem = self.workitems.get(question.sop_instance_uid)
+        said = progress(asked, workitem.progress if workitem else "")
         if len(said) > PROGRESS_CHARACTERS_MAX:
             yield Reply(status=RESOURCE_LIMITATION, comment="too much is said of the progress")
             return

@@ -48,27 +48,27 @@ _EMPTY_OF_REQUEST = (
 )  # fmt: skip
 
 
-def plain(item: Workitem) -> dict[str, str]:
+def plain(workitem: Workitem) -> dict[str, str]:
     """Attributes without sequences, by keyword: enough for most queries, and made in microseconds."""
-    study = item.study
+    study = workitem.study
     rank = study.get("rank")
     return {
         "SOPClassUID": UPS_PUSH,
-        "SOPInstanceUID": item.workitem_uid,
+        "SOPInstanceUID": workitem.workitem_uid,
         "ScheduledProcedureStepPriority": priority(study),
-        "ScheduledProcedureStepModificationDateTime": moment(item.changed_at),
+        "ScheduledProcedureStepModificationDateTime": moment(workitem.changed_at),
         "ProcedureStepLabel": study["study_description"] or study["modality"] or "film",
         "WorklistLabel": f"READING {rank:06d}" if rank else "READING",
         "ScheduledProcedureStepStartDateTime": moment(study["waiting_since"]),
         "ExpectedCompletionDateTime": moment(study["overdue_at"]),
         "CommentsOnTheScheduledProcedureStep": study.get("why") or study["words"],
         "InputReadinessState": "READY",
-        "StudyInstanceUID": item.study_instance_uid,
+        "StudyInstanceUID": workitem.study_instance_uid,
         "PatientName": study["patient_name"],
         "PatientID": study["patient_id"],
         "PatientBirthDate": study["patient_birth_date"] if _DATE.fullmatch(study["patient_birth_date"]) else "",
         "PatientSex": study["patient_sex"],
-        "ProcedureStepState": item.state,
+        "ProcedureStepState": workitem.state,
     }
 
 
@@ -84,29 +84,31 @@ def moment(at: datetime | None) -> str:
     return f"{at:%Y%m%d%H%M%S}.{at.microsecond:06d}+0000" if at else ""
 
 
-def data_set(item: Workitem, films: Sequence[Mapping[str, str]], retrieve_ae: str = "") -> Dataset:
+def data_set(workitem: Workitem, films: Sequence[Mapping[str, str]], retrieve_ae: str = "") -> Dataset:
     """All of it. ``films``: what is read; ``retrieve_ae``: of the archive, "" for who sent each film."""
     made = Dataset()
     for keyword in _EMPTY:
         put(made, keyword, "")
-    for keyword, value in {"SpecificCharacterSet": CHARACTER_SET, **plain(item)}.items():
+    for keyword, value in {"SpecificCharacterSet": CHARACTER_SET, **plain(workitem)}.items():
         put(made, keyword, value)
     for keyword in SEQUENCES:
-        put(made, keyword, sequence(item, keyword, films, retrieve_ae))
+        put(made, keyword, sequence(workitem, keyword, films, retrieve_ae))
     return made
 
 
-def sequence(item: Workitem, keyword: str, films: Sequence[Mapping[str, str]], retrieve_ae: str = "") -> list[Dataset]:
+def sequence(
+    workitem: Workitem, keyword: str, films: Sequence[Mapping[str, str]], retrieve_ae: str = ""
+) -> list[Dataset]:
     """Items of one sequence, without all the rest; empty where the worklist has nothing to tell in it."""
     if keyword == "ScheduledWorkitemCodeSequence":
         return [_code(*_INTERPRETATION)]
     if keyword == "InputInformationSequence":
         return _inputs(films, retrieve_ae)
     if keyword == "ReferencedRequestSequence":
-        return [_request(item)]
-    said = _said(item).get(keyword, [])
-    if keyword == PROGRESS[1] and item.state is StepState.COMPLETED and not said:
-        return [_performed(item)]
+        return [_request(workitem)]
+    said = _said(workitem).get(keyword, [])
+    if keyword == PROGRESS[1] and workitem.state is StepState.COMPLETED and not said:
+        return [_performed(workitem)]
     return said
 
 
@@ -147,13 +149,13 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return made
 
 
-def _request(item: Workitem) -> Dataset:
+def _request(workitem: Workitem) -> Dataset:
     made = Dataset()
     for keyword in _EMPTY_OF_REQUEST:
         put(made, keyword, "")
-    put(made, "StudyInstanceUID", item.study_instance_uid)
-    put(made, "AccessionNumber", item.study["accession_number"])
-    put(made, "RequestedProcedureDescription", item.study["study_description"])
+    put(made, "StudyInstanceUID", workitem.study_instance_uid)
+    put(made, "AccessionNumber", workitem.study["accession_number"])
+    put(made, "RequestedProcedureDescription", workitem.study["study_description"])
     return made
 
 
@@ -184,15 +186,15 @@ def _reference(film: Mapping[str, str]) -> Dataset:
     return made
 
 
-def _performed(item: Workitem) -> Dataset:
+def _performed(workitem: Workitem) -> Dataset:
     """The final state's requirements, where the performer has said nothing: who read it, and when."""
     made, reader = Dataset(), Dataset()
-    put(reader, "HumanPerformerName", item.reader)
-    put(made, "ActualHumanPerformersSequence", [reader] if item.reader else [])
+    put(reader, "HumanPerformerName", workitem.reader)
+    put(made, "ActualHumanPerformersSequence", [reader] if workitem.reader else [])
     put(made, "PerformedStationNameCodeSequence", [])
     put(made, "PerformedWorkitemCodeSequence", [_code(*_INTERPRETATION)])
-    put(made, "PerformedProcedureStepStartDateTime", moment(item.study["status_at"]))
-    put(made, "PerformedProcedureStepEndDateTime", moment(item.changed_at))
+    put(made, "PerformedProcedureStepStartDateTime", moment(workitem.study["status_at"]))
+    put(made, "PerformedProcedureStepEndDateTime", moment(workitem.changed_at))
     put(made, "OutputInformationSequence", [])
     return made
 
@@ -200,10 +202,10 @@ def _performed(item: Workitem) -> Dataset:
 # -- what performers say -------------------------------------------------------------------------------------------
 
 
-def _said(item: Workitem) -> dict[str, list[Dataset]]:
-    if not item.progress:
+def _said(workitem: Workitem) -> dict[str, list[Dataset]]:
+    if not workitem.progress:
         return {}
-    said = Dataset.from_json(item.progress)
+    said = Dataset.from_json(workitem.progress)
     return {keyword: list(said[keyword].value) for keyword in PROGRESS if keyword in said}
 
 

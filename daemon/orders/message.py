@@ -136,8 +136,8 @@ def _groups(message: Any) -> Iterator[_Group]:  # noqa: ANN401 - the library's l
 def _orders(reader: _Reader, accession_fields: Sequence[str]) -> Iterator[Order]:
     patient_id = _patient_id(reader)
     for group in _groups(reader.message):
-        (common,) = group.of("ORC")
-        control, status = reader.value(common, 1).upper(), reader.value(common, 5).upper()
+        (order_segment,) = group.of("ORC")
+        control, status = reader.value(order_segment, 1).upper(), reader.value(order_segment, 5).upper()
         if not control:
             raise RefusalError("AE", 101, "ORC-1", "no order control")
         if control in _MEANS_NOTHING:

@@ -13,9 +13,9 @@ from daemon.web.bodies import OpinionBody, Opinions, PriorityBody, Requeued, Sha
 from daemon.web.filters import Filters
 from daemon.web.schemas import MaybeReaderName, ReaderName, Study, Uid, Worklist, failures
 from daemon.web.who import who
+from triage.proportion import wilson
 from triage.records.queue import Queue
 from triage.records.reading import Reading
-from triage.share import wilson
 from triage.study import ClinicalPriority, Opinion, Status
 
 _MaybeReader = Annotated[MaybeReaderName | None, Body()]

@@ -98,6 +98,14 @@ def build_app(
         shows_films=wings.films is not None,
     )
     app.include_router(pages.router())
+    _add(wings, app)
+    app.add_api_route("/api/docs", lambda: html("docs.html", schema=app.openapi()), include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=STATIC))
+    _defend(app, [*LOCAL_HOSTS, *allowed_hosts], wings.entrance)
+    return app
+
+
+def _add(wings: Wings, app: FastAPI) -> None:
     if wings.films:
         app.include_router(wings.films.router())
     if wings.drawing:
@@ -107,16 +115,15 @@ def build_app(
     if wings.steps:
         app.include_router(wings.steps.router())
         app.add_exception_handler(StepError, failed)
-    app.add_api_route("/api/docs", lambda: html("docs.html", schema=app.openapi()), include_in_schema=False)
-    app.mount("/static", StaticFiles(directory=STATIC))
-    if wings.entrance:
-        wings.entrance.attach(app)
+
+
+def _defend(app: FastAPI, hosts: Sequence[str], entrance: Entrance | None) -> None:
+    if entrance:
+        entrance.attach(app)
     explain_failures(app)
-    hosts = [*LOCAL_HOSTS, *allowed_hosts]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     # Added last: outermost.
-    if wings.entrance:
-        app.add_middleware(Shield, is_secure=wings.entrance.keys.peers.is_secure)
+    if entrance:
+        app.add_middleware(Shield, is_secure=entrance.keys.peers.is_secure)
     else:
         app.add_middleware(Shield)
-    return app

@@ -140,14 +140,16 @@ class Steps:
         found = self.finding.find(query.keys, query.limit, query.offset)
         if not found.items:
             return _warned(Response(status_code=HTTPStatus.NO_CONTENT), _left(found, query.ignored))
-        return _warned(_shown([self._data_set(item, found) for item in found.items]), _left(found, query.ignored))
+        return _warned(
+            _shown([self._data_set(workitem, found) for workitem in found.items]), _left(found, query.ignored)
+        )
 
     def create(self) -> Response:
         raise StepError(HTTPStatus.METHOD_NOT_ALLOWED, "Workitems are made by films that arrive: none is created here.")
 
     def retrieve(self, uid: Uid) -> Response:
-        item = self._held(uid)
-        return _shown([self._data_set(item, Found.of_one(item, self.workitems))])
+        workitem = self._held(uid)
+        return _shown([self._data_set(workitem, Found.of_one(workitem, self.workitems))])
 
     def update(self, request: Request, uid: Uid, body: Annotated[Body, Depends(_body)]) -> Response:
         """By the performer, of its progress. The Transaction UID stands in the query, by itself or named."""
@@ -200,13 +202,13 @@ class Steps:
 
     def _held(self, uid: str) -> Workitem:
         """Raise StepError 404."""
-        item = self.workitems.get(uid)
-        if item is None:
+        workitem = self.workitems.get(uid)
+        if workitem is None:
             raise StepError(HTTPStatus.NOT_FOUND)
-        return item
+        return workitem
 
-    def _data_set(self, item: Workitem, found: Found) -> Mapping[str, Any]:
-        return self.finding.data_set(item, found).to_json_dict()
+    def _data_set(self, workitem: Workitem, found: Found) -> Mapping[str, Any]:
+        return self.finding.data_set(workitem, found).to_json_dict()
 
 
 def _who(request: Request) -> str:

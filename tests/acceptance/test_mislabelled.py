@@ -17,8 +17,7 @@ from triage.card import read_card
 
 @pytest.mark.fault(49)
 def test_a_leg_sent_as_a_chest_is_listed_as_not_analysed_and_says_why(daemon: Daemon) -> None:
-    if read_card(read_settings()[0].weights_card).thorax is None:
-        pytest.skip("the card in use has no image gate")
+    assert read_card(read_settings()[0].weights_card).thorax is not None, "the card in use has no image gate"
     leg = dcmread(Path(str(get_testdata_file("RG3_UNCR.dcm", download=False))))
     leg.BodyPartExamined, leg.ViewPosition, leg.PatientAge, leg.PatientBirthDate = "CHEST", "AP", "003Y", ""
     leg.StudyInstanceUID, leg.SOPInstanceUID = generate_uid(), generate_uid()

@@ -120,24 +120,6 @@ def receiving(home: Path, inside: tuple[str, ...] = (), **settings: object) -> I
         yield Target(daemon, psutil.Process(started.pid))
 
 
-def is_closed(peer: socket.socket) -> bool:
-    """Wait for the end of the stream, past whatever is still sent."""
-    try:
-        while peer.recv(65536):
-            pass
-    except TimeoutError:
-        return False
-    except ConnectionError:
-        pass
-    return True
-
-
-def established(peer: socket.socket, request: bytes | None = None) -> socket.socket:
-    peer.sendall(request or associate_rq())
-    assert read_pdu(peer)[0] == 2
-    return peer
-
-
 @contextmanager
 def sockets(connect: Callable[[int], socket.socket], count: int) -> Iterator[list[socket.socket]]:
     with ExitStack() as stack:

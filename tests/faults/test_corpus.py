@@ -10,16 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import hostile
 import pydicom
 import pynetdicom
 import pytest
-from hostile import MIB, Sent, forget_peak, good, inserted, is_served, peak_rss, raw, travelling
 from pydicom import Dataset, dcmread
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 from running import Daemon, running, wait_for
 
+from faults import hostile
+from faults.hostile import MIB, Sent, forget_peak, good, inserted, is_served, peak_rss, raw, travelling
 from making import encoded
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore::UserWarning")]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
-import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ import pytest
 from running import Daemon, wait_for
 from sending import send
 
+from faults.disks import small_disk
 from making import CARD, POLICY, finding, received
 from stopping import own_server
 from triage.policy import judge
@@ -200,18 +199,6 @@ def test_workers_that_end_the_same_studies_in_opposite_orders_never_wait_for_eac
     engine.dispose()
 
 
-@contextmanager
-def small_disk(folder: Path, options: str = "mode=0700,size=4m") -> Iterator[Path]:
-    folder.mkdir(parents=True)
-    mounting = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
-    if os.geteuid() != 0 or subprocess.run(mounting, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a disk needs root, and a machine that lets it")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def fill(disk: Path) -> Path:
     """To its last byte; the file that did it."""
     ballast = disk / "ballast"
@@ -229,7 +216,7 @@ def test_a_database_without_room_takes_nothing_in_and_is_read_also_by_who_starts
     make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
     before, lost = (chests.chest(tmp_path / "films", side=160) for _ in range(2))
-    with small_disk(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", "size=4m") as disk:
         daemon = make_daemon(database_url=f"sqlite:///{disk}/triage.db")
         for command in ("receive", "web"):
             daemon.start(command)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import hostile
 import pytest
-from hostile import EXPLICIT, Sent, good, inserted, is_served, outcome, raw, travelling
 from pydicom import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
 from running import Daemon, running
 
+from faults import hostile
+from faults.hostile import EXPLICIT, Sent, good, inserted, is_served, outcome, raw, travelling
 from making import encoded
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore::UserWarning")]

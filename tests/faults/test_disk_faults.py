@@ -22,6 +22,7 @@ from sending import associated, send
 
 from absent import missing
 from daemon.ledger import Ledger
+from faults.disks import small_disk
 
 IMPLICIT = "1.2.840.10008.1.2"
 # Fails, while a file says so: VERB FOLDER is the call, and what stands in the path of the file that it is for.
@@ -67,18 +68,6 @@ ssize_t pwrite(int fd, const void *from, size_t count, off_t at) {
     return pwrite64(fd, from, count, at);
 }
 """
-
-
-@contextmanager
-def small_disk(folder: Path, options: str) -> Iterator[Path]:
-    folder.mkdir(parents=True)
-    mounting = ["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "tmpfs", folder]
-    if os.geteuid() != 0 or subprocess.run(mounting, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a disk needs root, and a machine that lets it")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @contextmanager

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import random
-import socket
 import time
 from collections.abc import Iterator
 
 import pytest
-from hostile import MIB, Target, established, is_closed, receiving, sockets
-from listening import associate_rq, element, p_data, pdu, read_pdu, store_rq, us
+from listening import (
+    associate_rq,
+    element,
+    established,
+    is_closed,
+    p_data,
+    pdu,
+    read_pdu,
+    sent_until_closed,
+    store_rq,
+    us,
+)
 from running import wait_for
+
+from faults.hostile import MIB, Target, receiving, sockets
 
 pytestmark = pytest.mark.timeout(300)
 A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, P_DATA = 7, 2, 3, 4
@@ -21,17 +32,6 @@ INVALID_PARAMETER = b"\0\0\x02\x06"
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with receiving(tmp_path_factory.mktemp("receiver")) as target:
         yield target
-
-
-def sent_until_closed(peer: socket.socket, header: bytes, mib_max: int) -> int:
-    """MiB that the other side let us send."""
-    peer.sendall(header)
-    for sent in range(mib_max):
-        try:
-            peer.sendall(bytes(MIB))
-        except (ConnectionError, TimeoutError):
-            return sent
-    return mib_max
 
 
 @pytest.mark.fault(1, 2)

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hostile import Target, cost, established, is_closed, receiving, sockets, store, store_command
-from listening import associate_rq, p_data, pdu, read_pdu, status_of, store_rq, us
+from listening import associate_rq, established, is_closed, p_data, pdu, read_pdu, status_of, store_rq, us
 from running import wait_for
 
+from faults.hostile import Target, cost, receiving, sockets, store, store_command
 from making import data_set, encoded
 
 pytestmark = pytest.mark.timeout(600)

@@ -17,9 +17,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
-from hostile import PEERS, Target, established, is_closed, receiving, sockets
-from listening import associate_rq, p_data, pdu, read_pdu, status_of, us
+from listening import associate_rq, established, is_closed, p_data, pdu, read_pdu, status_of, us
 from running import running, wait_for
+
+from faults.hostile import PEERS, Target, receiving, sockets
 
 pytestmark = pytest.mark.timeout(300)
 A_ASSOCIATE_AC, A_ASSOCIATE_RJ = 2, 3

@@ -7,11 +7,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import hostile
 import imagecodecs
 import numpy as np
 import pytest
-from hostile import MIB, chests, forget_peak, good, is_served, outcome, peak_rss, travelling
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -31,6 +29,8 @@ from pydicom.uid import (
 from running import Daemon, running
 
 import synthetic
+from faults import hostile
+from faults.hostile import MIB, chests, forget_peak, good, is_served, outcome, peak_rss, travelling
 from making import encoded
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore::UserWarning")]

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hostile import good, is_served, outcome, travelling
 from running import Daemon, running, wait_for
+
+from faults.hostile import good, is_served, outcome, travelling
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore::UserWarning")]
 # Python runs this at the start of each process that finds it. In the decoder's child, films tell what becomes of it.

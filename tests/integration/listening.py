@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -19,6 +19,7 @@ from pynetdicom.association import Association
 
 from daemon.dicom.association import AssociationSummary, Listener, ListenerLimits, StoreRequest
 
+T = TypeVar("T")
 VERIFICATION = "1.2.840.10008.1.1"
 CR = "1.2.840.10008.5.1.4.1.1.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -27,13 +28,22 @@ A_ABORT = 7
 USUAL = ((CR, [ExplicitVRLittleEndian]), (VERIFICATION, [ImplicitVRLittleEndian]))
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 5.0) -> bool:
-    """Whether the condition came true in time."""
+def wait_for(ask: Callable[[], T], seconds: float = 10.0) -> T:
+    """The first true answer. Raise TimeoutError, as `running.wait_for`: who does not look at the answer sees that."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if condition():
-            return True
+        if answer := ask():
+            return answer
         time.sleep(0.01)
+    raise TimeoutError(f"{getattr(ask, '__name__', ask)} stayed false for {seconds} s")
+
+
+def stays_false(ask: Callable[[], object], seconds: float) -> bool:
+    """Whether it never comes true within so long."""
+    try:
+        wait_for(ask, seconds)
+    except TimeoutError:
+        return True
     return False
 
 
@@ -213,8 +223,8 @@ def status_of(content: bytes) -> int:
     return int.from_bytes(content.rpartition(struct.pack("<HHL", 0, 0x0900, 2))[2][:2], "little")
 
 
-def established(peer: socket.socket) -> socket.socket:
-    peer.sendall(associate_rq())
+def established(peer: socket.socket, request: bytes | None = None) -> socket.socket:
+    peer.sendall(request or associate_rq())
     assert read_pdu(peer)[0] == 2
     return peer
 
@@ -222,13 +232,24 @@ def established(peer: socket.socket) -> socket.socket:
 def is_closed(peer: socket.socket) -> bool:
     """Wait for the end of the stream, past whatever is still sent."""
     try:
-        while peer.recv(4096):
+        while peer.recv(65536):
             pass
     except TimeoutError:
         return False
     except ConnectionError:
         pass
     return True
+
+
+def sent_until_closed(peer: socket.socket, header: bytes, mib_max: int) -> int:
+    """MiB that the other side let us send."""
+    peer.sendall(header)
+    for sent in range(mib_max):
+        try:
+            peer.sendall(bytes(2**20))
+        except (ConnectionError, TimeoutError):
+            return sent
+    return mib_max
 
 
 def association_threads() -> list[threading.Thread]:

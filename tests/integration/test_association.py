@@ -304,7 +304,7 @@ def test_port_in_use_is_an_error_at_the_start() -> None:
         pass
 
 
-# What guard, reactor and association override or read. Another version: read its source anew, then change this.
+# What guard, reactor, silence and association override or read. Another version: read its source anew, then change it.
 FIT: dict[Any, list[str]] = {
     acse.ACSE: ["negotiate_association", "send_reject"],
     association.Association: ["_run_reactor", "run_reactor", "kill", "set_socket"],

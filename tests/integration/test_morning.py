@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
+from absent import missing
 from daemon.demo.morning import SYNTAXES, Film, morning_from, prepare, public_films
 from daemon.demo.stage import free_ports
 from daemon.settings import Settings
@@ -78,7 +79,7 @@ def test_a_file_that_is_no_film_is_left_out(tmp_path: Path) -> None:
 def test_public_films_get_fresh_uids_and_keep_the_rest(tmp_path: Path) -> None:
     public = list(public_films())
     if not public:
-        pytest.skip("pydicom-data is not installed")
+        missing("pydicom-data")
     file, shows = public[0]
     (film,) = prepare([Film(shows=shows, file=file, fresh_uids=True)], tmp_path, seed=1)
     before, after = dcmread(file), dcmread(film.path)

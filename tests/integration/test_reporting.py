@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from listening import wait_for
+from listening import stays_false, wait_for
 from sqlalchemy import Engine
 from wards import ALL, Ward, ward
 
@@ -63,7 +63,7 @@ def test_a_watcher_is_told_what_there_is_and_what_happens(site: Ward) -> None:
         assert watcher.told[4:] == [(ONE, "IN PROGRESS"), (ONE, "CANCELED"), (new, "SCHEDULED")]
         assert peer.watch(4, ALL, ReceivingAE="WATCHER") == 0
         site.reading.start_reading("1.2.2", "Dr Adler")
-        assert not wait_for(lambda: len(watcher.told) > 7, 2)
+        assert stays_false(lambda: len(watcher.told) > 7, 2)
 
 
 def test_who_was_away_or_could_not_take_it_is_told_later_and_nothing_is_lost(site: Ward) -> None:
@@ -164,4 +164,4 @@ def test_over_tls_only_who_shows_a_certificate_is_told(site: Ward, tmp_path: Pat
     site.subscriptions.subscribe("WATCHER", ONE)
     with watcher.listening(context), reporting(site.subscriptions, watcher, tls.calling(settings, "dicom")):
         site.reading.start_reading("1.2.1", "Dr Adler")
-        assert wait_for(lambda: (ONE, "IN PROGRESS") in watcher.told, 20 if is_trusted else 3) is is_trusted
+        assert stays_false(lambda: (ONE, "IN PROGRESS") in watcher.told, 20 if is_trusted else 3) is not is_trusted

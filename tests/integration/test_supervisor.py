@@ -16,8 +16,7 @@ import psutil
 import pytest
 
 from daemon import lifecycle
-from daemon.lifecycle import EXIT_MEND, Child, Supervisor
-from daemon.pulse import UP
+from daemon.lifecycle import EXIT_MEND, UP, Child, Supervisor
 
 SILENT_SECONDS = 3.0
 # Beats every tenth of a second until it is told to end; exits as it was told.

