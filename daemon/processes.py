@@ -6,7 +6,6 @@ Heavy imports stand inside the commands that need them: only the worker loads to
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +27,7 @@ from daemon.house import (
     open_house,
     refuse_mismatch,
 )
+from daemon.notation import this_host
 from daemon.presence import appear
 from daemon.settings import Settings
 from daemon.shown import LOOP_SECONDS, begin, shown_together
@@ -109,7 +109,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
 
     settings = house.settings
     appear(house.spool.root, name or "worker")
-    full_name = f"{socket.gethostname()[:40]}/{name or os.getpid()}"
+    full_name = f"{this_host()}/{name or os.getpid()}"
     if name:  # whoever had this name before is dead: its job need not wait for the lease to run out
         Absence(stop).outlast(lambda: house.queue.expire(house.rule, worker=full_name))
     listening = bell(house.store, settings.data_dir)
