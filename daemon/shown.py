@@ -11,6 +11,7 @@ from daemon.environment import supervised
 from daemon.exposition import Gathered, expose, own_folder, remove
 from daemon.house import House
 from daemon.notation import this_host
+from daemon.presence import appear
 from daemon.pulse import Pulse
 from daemon.settings import Settings
 from triage.errors import TriageError
@@ -21,6 +22,7 @@ LOOP_SECONDS = 60.0
 
 def begin(house: House, kind: str) -> Pulse:
     """Of this process, from now on. Raise TriageError if the port for its metrics cannot be had."""
+    appear(house.spool.root, house.process)
     child, settings = supervised(), house.settings
     if child is None and settings.metrics_port:
         expose(Gathered(kind, settings.data_dir), settings.metrics_host, settings.metrics_port)

@@ -11,15 +11,18 @@ from typing import Any
 
 from daemon.house import WORKER_ABSENT_SECONDS, House
 from daemon.ledger import count_open
+from daemon.notation import this_host
 from daemon.operating.databases import seen, store_of
 from daemon.operating.running import look_at_processes
 from daemon.operating.verdict import Area, Verdict, as_json, exit_code, fail, ok, warn
 from daemon.operating.verdict import lines as told_lines
 from daemon.presence import Alive, alive
+from daemon.pulse import SILENT_SECONDS
 from daemon.settings import Settings
 from triage.card import read_card
 from triage.errors import CardMismatchError, Reason, TriageError
-from triage.records.inspection import Inspection, others
+from triage.records.inspection import Inspection
+from triage.records.processes import Processes
 from triage.records.store import DatabaseError, Store
 from triage.records.tally import Tally, tally
 
@@ -35,7 +38,7 @@ _OUR_FAULT = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """``figures`` and ``schema``: None while the database is away. ``elsewhere``: processes at the same PostgreSQL."""
+    """``figures`` and ``schema``: None while the database is away. ``elsewhere``: HOST/PROCESS."""
 
     version: str
     policy: str
@@ -99,7 +102,8 @@ def _of_database(
         return found, None, [], [fail(Area.SCHEMA, words, "`triage doctor` says what to do")]
     try:
         figures = tally(store)
-        elsewhere = [name for name in others(store) if not name.startswith(house.process)]
+        heard = Processes(store).alive(SILENT_SECONDS).names
+        elsewhere = [name for name in heard if not name.startswith(f"{this_host()}/")]
     except DatabaseError as error:
         return found, None, [], [warn(Area.DATABASE, f"it answers no more ({type(error).__name__})", "triage doctor")]
     return found, figures, elsewhere, list(_keeping_up(house, figures))
@@ -154,7 +158,7 @@ def lines(shown: Status) -> Iterator[str]:
     for each in shown.processes:
         yield f"  {each.process:<12} {each.host} {each.process_id}, since {_moment(each.since)}"
     if shown.elsewhere:
-        yield f"  at the database: {', '.join(shown.elsewhere)}"
+        yield f"  elsewhere: {', '.join(shown.elsewhere)}"
     if shown.figures:
         yield from _figures(shown.figures)
     yield f"ledger     {shown.ledger} to be entered      disk {shown.free_mib} MiB free"
