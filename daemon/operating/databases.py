@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 
 from daemon.complaint import complaint, may_pass
+from daemon.operating.running import expected
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.settings import Settings
 from triage.errors import SettingsError, TriageError
@@ -80,7 +81,7 @@ def _connections(settings: Settings, found: Inspection) -> Iterator[Verdict]:
     if found.connections is None:
         return
     used, most = found.connections
-    processes = settings.receivers + settings.workers + 3
+    processes = expected(settings).total()
     wanted = processes * settings.database_connections_max
     if wanted > most:
         words = f"{processes} processes may take {wanted} connections, PostgreSQL has {most} ({used} in use)"

@@ -384,7 +384,7 @@ def test_clocks_that_are_apart_are_found(held: Settings) -> None:
 
 
 def test_too_few_connections_are_found(held: Settings) -> None:
-    assert any("may take 50 connections" in fault for fault in of_database(held, connections=(3, 20)))
+    assert any("4 processes may take 40 connections" in fault for fault in of_database(held, connections=(3, 20)))
 
 
 def test_a_changed_policy_under_an_old_version_is_found(held: Settings, engine: Engine) -> None:
