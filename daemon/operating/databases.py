@@ -7,7 +7,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 
-from daemon.complaint import complaint, may_pass
+from daemon.complaint import absent, complaint, may_pass
 from daemon.operating.running import expected
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.settings import Settings
@@ -22,6 +22,14 @@ _POSTGRESQL_MIN = 14
 _APART_SECONDS = 2.0
 _FAR_SECONDS = 60.0
 _MIB = 2**20
+
+
+def need_store(settings: Settings, process: str) -> Store:
+    """Raise TriageError, also where there is none yet."""
+    store = store_of(settings, process)
+    if store is None:
+        raise absent(settings)
+    return store
 
 
 def store_of(settings: Settings, process: str) -> Store | None:

@@ -12,7 +12,7 @@ from typing import Any
 from daemon.house import WORKER_ABSENT_SECONDS, House
 from daemon.ledger import count_open
 from daemon.notation import this_host
-from daemon.operating.databases import seen, store_of
+from daemon.operating.databases import need_store, seen
 from daemon.operating.running import look_at_processes
 from daemon.operating.verdict import Area, Verdict, as_json, exit_code, fail, ok, warn
 from daemon.operating.verdict import lines as told_lines
@@ -20,7 +20,7 @@ from daemon.presence import Alive, alive
 from daemon.pulse import SILENT_SECONDS
 from daemon.settings import Settings
 from triage.card import read_card
-from triage.errors import CardMismatchError, Reason, TriageError
+from triage.errors import CardMismatchError, Reason
 from triage.records.inspection import Inspection
 from triage.records.processes import Processes
 from triage.records.store import DatabaseError, Store
@@ -82,9 +82,7 @@ def status(house: House) -> Status:
 
 
 def _asked(house: House) -> tuple[Inspection | None, Tally | None, list[str], list[Verdict]]:
-    store = store_of(house.settings, house.process)
-    if store is None:
-        raise TriageError(f"no database at {house.settings.sqlite_file}; is TRIAGE_DATA_DIR set?")
+    store = need_store(house.settings, house.process)
     try:
         found = seen(store, house.settings)
         if isinstance(found, Verdict):
