@@ -21,6 +21,7 @@ from daemon.pulse import SILENT_SECONDS
 from daemon.settings import Settings
 from triage.card import read_card
 from triage.errors import CardMismatchError, Reason
+from triage.jobs import JobState
 from triage.records.inspection import Inspection
 from triage.records.processes import Processes
 from triage.records.store import DatabaseError, Store
@@ -108,19 +109,19 @@ def _of_database(
 
 
 def _keeping_up(house: House, figures: Tally) -> Iterator[Verdict]:
-    area, settings = Area.QUEUE, house.settings
-    words = f"{figures.queued} films wait for analysis, the oldest for {figures.oldest_due_seconds:.0f} s"
-    if figures.oldest_due_seconds > settings.pending_seconds:
+    area, state = Area.QUEUE, figures.state
+    words = f"{state.jobs[JobState.QUEUED]} films wait for analysis, the oldest for {state.due_seconds:.0f} s"
+    if state.due_seconds > house.settings.pending_seconds:
         yield fail(area, words, "no worker looks, or they do not keep up: see the workers' log, add workers")
-    elif figures.oldest_due_seconds > WORKER_ABSENT_SECONDS:
+    elif state.due_seconds > WORKER_ABSENT_SECONDS:
         yield warn(area, words, "workers fall behind: see their log")
     else:
         yield ok(area, words)
-    if figures.overdue:
-        words = f"{figures.overdue} of {figures.open_studies} open studies have waited longer than the site's limit"
+    if state.overdue:
+        words = f"{state.overdue} of {state.open_studies} open studies have waited longer than the site's limit"
         yield warn(area, words, "they need readers, not us: they stand among the flagged")
     ours = {reason: count for reason, count in figures.not_analysed.items() if reason in _OUR_FAULT}
-    ours |= {reason: count for reason, count in figures.shown.items() if reason in _OUR_FAULT}
+    ours |= {reason: count for reason, count in state.not_analysed.items() if reason in _OUR_FAULT}
     if ours:
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(ours.items()))
         yield warn(
@@ -165,14 +166,17 @@ def lines(shown: Status) -> Iterator[str]:
 
 
 def _figures(found: Tally) -> Iterator[str]:
-    yield f"queue      {found.queued} waiting, {found.running} in hand, the oldest for {found.oldest_due_seconds:.0f} s"
-    yield f"received   last {_moment(found.last_received_at)}, {found.received} in 24 h"
+    state = found.state
+    reading = state.readings["reading"]
+    waiting, in_hand = (state.jobs[each] for each in (JobState.QUEUED, JobState.LEASED))
+    yield f"queue      {waiting} waiting, {in_hand} in hand, the oldest for {state.due_seconds:.0f} s"
+    yield f"received   last {_moment(state.received_at)}, {found.received} in 24 h"
     yield f"analysed   last {_moment(found.last_analysed_at)}"
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.not_analysed.items()) or "none"
     yield f"not so     {reasons} (24 h)"
     yield (
-        f"worklist   {found.open_studies} open: {found.flagged} flagged, {found.overdue} overdue, "
-        f"{found.reading} being read, {found.pending} pending"
+        f"worklist   {state.open_studies} open: {state.flagged} flagged, {state.overdue} overdue, "
+        f"{reading} being read, {state.pending} pending"
     )
 
 

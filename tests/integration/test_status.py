@@ -49,7 +49,7 @@ def test_of_a_quiet_day_nothing_is_said(house: House) -> None:
     assert worse(found) == []
     assert exit_code(found.verdicts) == 0
     assert found.figures
-    assert (found.figures.last_received_at, found.figures.policy) == (None, None)
+    assert (found.figures.state.received_at, found.figures.policy) == (None, None)
     assert "worklist   0 open" in "\n".join(lines(found))
 
 
@@ -78,10 +78,11 @@ def test_figures_are_those_of_the_rows(house: House, engine: Engine) -> None:
         )
     figures = status(house).figures
     assert figures
-    assert (figures.queued, figures.running, figures.received) == (2, 1, 5)
+    assert (figures.state.jobs, figures.received) == ({"queued": 2, "leased": 1}, 5)
     assert figures.not_analysed == {"age_unknown": 1}, "of the last day alone"
-    assert figures.shown == {"age_unknown": 1, "unsupported_sop_class": 1}
-    assert (figures.open_studies, figures.flagged, figures.overdue, figures.pending) == (6, 1, 1, 3)
+    assert figures.state.not_analysed == {"age_unknown": 1, "unsupported_sop_class": 1}
+    state = figures.state
+    assert (state.open_studies, state.flagged, state.overdue, state.pending) == (6, 1, 1, 3)
     assert figures.last_analysed_at
     assert figures.policy == "default-1"
     json.dumps(status(house).told(), default=str)
