@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -13,8 +13,9 @@ from daemon.house import WORKER_ABSENT_SECONDS, House
 from daemon.ledger import count_open
 from daemon.notation import this_host
 from daemon.operating.databases import need_store, seen
+from daemon.operating.places import free_mib, look_at_room
 from daemon.operating.running import look_at_processes
-from daemon.operating.verdict import Area, Verdict, as_json, exit_code, fail, ok, warn
+from daemon.operating.verdict import Area, Verdict, as_json, exit_code, fail, looked, ok, warn
 from daemon.operating.verdict import lines as told_lines
 from daemon.presence import Alive, alive
 from daemon.pulse import SILENT_SECONDS
@@ -27,7 +28,6 @@ from triage.records.processes import Processes
 from triage.records.store import DatabaseError, Store
 from triage.records.tally import Tally, tally
 
-_MIB = 2**20
 # Of the films of a day: more that were not analysed for our own fault are worth a look.
 _OUR_FAULT = frozenset(
     {
@@ -61,9 +61,10 @@ class Status:
 def status(house: House) -> Status:
     """Raise TriageError for a database that is not there at all."""
     settings = house.settings
-    running, free_mib = alive(settings.data_dir), _free_mib(settings)
+    running = alive(settings.data_dir)
     found, figures, elsewhere, verdicts = _asked(house)
-    verdicts = [*look_at_processes(settings, running, should_run=not elsewhere), *verdicts, *_room(settings, free_mib)]
+    verdicts = [*look_at_processes(settings, running, should_run=not elsewhere), *verdicts]
+    verdicts += looked(Area.DISK, partial(look_at_room, settings))
     waiting = count_open(settings.data_dir)
     if waiting:
         words = f"{waiting} instances came while the database was away, and wait to be entered"
@@ -73,7 +74,7 @@ def status(house: House) -> Status:
         policy=house.policy.version,
         weights=_weights(settings, verdicts),
         schema=found.schema if found else None,
-        free_mib=free_mib,
+        free_mib=free_mib(settings),
         ledger=waiting,
         processes=running,
         elsewhere=elsewhere,
@@ -127,20 +128,6 @@ def _keeping_up(house: House, figures: Tally) -> Iterator[Verdict]:
         yield warn(
             area, f"not analysed, and not for what the films are: {told}", "mend it, then triage requeue --reason"
         )
-
-
-def _free_mib(settings: Settings) -> int | None:
-    try:
-        return shutil.disk_usage(settings.data_dir).free // _MIB
-    except OSError:
-        return None
-
-
-def _room(settings: Settings, free_mib: int | None) -> Iterator[Verdict]:
-    if free_mib is not None and free_mib < settings.disk_free_mib_min:
-        yield fail(Area.DISK, f"{free_mib} MiB free: no new studies are received", "make room")
-    elif free_mib is not None and free_mib < 2 * settings.disk_free_mib_min:
-        yield warn(Area.DISK, f"{free_mib} MiB free", "make room soon")
 
 
 def _weights(settings: Settings, verdicts: list[Verdict]) -> str:
