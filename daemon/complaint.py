@@ -34,6 +34,11 @@ def refusal(error: Exception, settings: Settings) -> TriageError:
     return kind(f"database_url {shown_url(settings.url)}: {told}{remedy}")
 
 
+def absent(settings: Settings) -> TriageError:
+    """For a SQLite database that nobody has begun, where only looking was asked for."""
+    return TriageError(f"no database at {settings.sqlite_file}; is TRIAGE_DATA_DIR set?")
+
+
 def may_pass(error: Exception, settings: Settings) -> bool:
     """Whether a database that did this may do as asked later."""
     from triage.records.store import OperationError

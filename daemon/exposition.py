@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -26,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from daemon.metrics import DISK_FREE, REGISTRY
+from daemon.notation import this_host
 from daemon.telemetry import describe, log
 from triage.errors import TriageError
 
@@ -106,7 +106,7 @@ def _add(found: dict[str, Metric], family: Metric, process: str) -> None:
 
 def own_folder(data_dir: Path) -> Path:
     """For the children of this process; what dead ones of this machine have left is removed. Raise OSError."""
-    machine, parent = socket.gethostname()[:40], data_dir.resolve() / "metrics"
+    machine, parent = this_host(), data_dir.resolve() / "metrics"
     for left in parent.glob(f"{machine}-*"):
         if not _lives(left.name.rpartition("-")[2]):
             shutil.rmtree(left, ignore_errors=True)

@@ -41,7 +41,7 @@ class Gauges:
         _show(said)
         with suppress(CardMismatchError):  # the workers say so
             self._show_drift()
-        metrics.STATE_AT.set(said.now)
+        metrics.STATE_AT.set(said.now.timestamp())
         metrics.state.is_known = True
 
     def _show_drift(self) -> None:
@@ -73,4 +73,4 @@ def _show(said: State) -> None:
     metrics.FLAGGED.set(said.flagged)
     metrics.OVERDUE.set(said.overdue)
     metrics.DUE_SECONDS.set(said.due_seconds)
-    metrics.RECEIVED_AT.set(said.received_at)
+    metrics.RECEIVED_AT.set(said.received_at.timestamp() if said.received_at else 0.0)

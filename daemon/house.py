@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from daemon import telemetry
-from daemon.complaint import DatabaseUnavailableError, refusal
+from daemon.complaint import DatabaseUnavailableError, absent, refusal
 from daemon.environment import read_settings
 from daemon.lifecycle import EXIT_AGAIN, leave_no_core
 from daemon.metrics import MODEL
@@ -255,7 +255,7 @@ def open_house_with_database(process: str) -> House:
     house = open_house(process)
     file = house.settings.sqlite_file
     if file is not None and not file.exists():
-        raise TriageError(f"no database at {file}; is TRIAGE_DATA_DIR set?")
+        raise absent(house.settings)
     return house
 
 

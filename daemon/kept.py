@@ -74,11 +74,16 @@ def name(sha256: str) -> str:
     return f"{sha256[:2]}/{sha256}.dcm"
 
 
+def sha256_of(path: Path) -> str:
+    """Raise OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def verify(path: Path, sha256: str) -> None:
     """Raise NotAnalysed unless this is still what was kept."""
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except FileNotFoundError:
         raise NotAnalysed(Reason.PIXELS_DAMAGED) from None
     except OSError:

@@ -32,7 +32,8 @@ class Leases:
     """A thread extends each of them, until the job's time is up: a worker that hangs loses it.
 
     ``hangs`` is called when a lease has run out so and the job is still in hand: the thread that has it will not come
-    back. While the database is away everybody waits, and that is no hanging.
+    back. While the database is away everybody waits, and that is no hanging. The loop that claims jobs does not tell:
+    beside a network that hangs it goes on until as many films as a pass takes lie decoded, with few it never stops.
     """
 
     def __init__(self, queue: Queue, times: Times, absence: Absence, hangs: Callable[[], None] = lambda: None) -> None:

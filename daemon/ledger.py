@@ -11,8 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,9 +20,9 @@ from pathlib import Path
 from secrets import token_hex
 
 from daemon.folder import fsync_folder
+from daemon.notation import this_host
 
 _FOLDER = "ledger"
-_PLAIN = re.compile(r"[^A-Za-z0-9]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +106,8 @@ class Ledger:
 
 def _new(folder: Path) -> tuple[Path, int]:
     """Locked. Another process may have taken it for a dead one's before it was: then it is gone, and makes way."""
-    host = _PLAIN.sub("_", socket.gethostname())[:40]
     while True:
-        path = folder / f"{host}-{os.getpid()}-{token_hex(4)}"
+        path = folder / f"{this_host()}-{os.getpid()}-{token_hex(4)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)

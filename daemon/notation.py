@@ -1,8 +1,9 @@
-"""How settings write down addresses, peers and roles: one text each, to what it stands for."""
+"""How settings write down addresses, peers and roles: one text each, to what it stands for; and our own machine."""
 
 from __future__ import annotations
 
 import re
+import socket
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import quote
@@ -15,7 +16,13 @@ _PORTS = 2**16
 _WITHOUT_PASSWORD = re.compile(r"(postgresql(?:\+\w+)?://[^:/?#@]+)(@.*)", re.DOTALL)
 # RFC 5425, RFC 6587 and RFC 5426.
 _SYSLOG_PORTS = {"tls": 6514, "tcp": 601, "udp": 514}
+_ODD = re.compile(r"[^A-Za-z0-9._-]")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]*[A-Za-z][A-Za-z0-9._-]*$")
+
+
+def this_host() -> str:
+    """What our files and rows call this machine."""
+    return _ODD.sub("_", socket.gethostname())[:40]
 
 
 def is_loopback(host: str) -> bool:

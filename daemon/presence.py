@@ -10,13 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from daemon.notation import this_host
 from daemon.telemetry import describe, log
 
 _FOLDER = "running"
@@ -36,7 +36,7 @@ class Alive:
 
 def appear(data_dir: Path, process: str) -> None:
     """To the end of this process. Never fails: what cannot be seen runs all the same."""
-    names = (socket.gethostname()[:40], process, str(os.getpid()))
+    names = (this_host(), process, str(os.getpid()))
     path = data_dir / _FOLDER / " ".join(_PLAIN.sub("_", name) for name in names)
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -6,7 +6,6 @@ Heavy imports stand inside the commands that need them: only the worker loads to
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +27,7 @@ from daemon.house import (
     open_house,
     refuse_mismatch,
 )
+from daemon.notation import this_host
 from daemon.presence import appear
 from daemon.settings import Settings
 from daemon.shown import LOOP_SECONDS, begin, shown_together
@@ -69,7 +69,6 @@ def receive() -> None:
     lifecycle.die_with_parent()
     stop = lifecycle.stop_on_signals()
     need_database(house)
-    appear(house.spool.root, "receiver")
     house.spool.clear_incoming()
     look_at_kept(house)
     pulse = begin(house, "receiver")
@@ -108,8 +107,7 @@ def work(name: Annotated[str, typer.Option(help="Name of this worker on this mac
     from daemon.workplace import build_worker, work_on
 
     settings = house.settings
-    appear(house.spool.root, name or "worker")
-    full_name = f"{socket.gethostname()[:40]}/{name or os.getpid()}"
+    full_name = f"{this_host()}/{name or os.getpid()}"
     if name:  # whoever had this name before is dead: its job need not wait for the lease to run out
         Absence(stop).outlast(lambda: house.queue.expire(house.rule, worker=full_name))
     listening = bell(house.store, settings.data_dir)
@@ -141,7 +139,6 @@ def schedule() -> None:
     from daemon.turn import turn
 
     settings = house.settings
-    appear(house.spool.root, "scheduler")
     sweeps = Sweeps(
         store=house.store,
         queue=house.queue,
@@ -201,7 +198,6 @@ def web() -> None:
     from daemon.web.serving import serve
 
     settings = house.settings
-    appear(house.spool.root, "web")
     with Decoder(decoding_limits(settings)) as decoder:
         app = build_site(house, decoder)
         tls = serving(settings, "http")
@@ -223,7 +219,6 @@ def orders() -> None:
     from daemon.orders.process import run
     from daemon.trail import active
 
-    appear(house.spool.root, "orders")
     with active(house.trail, "orders"):
         run(house.settings, house.store, house.pseudonym, stop, pulse, house.trail)
     pulse.stop()

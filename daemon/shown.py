@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 from daemon.environment import supervised
 from daemon.exposition import Gathered, expose, own_folder, remove
 from daemon.house import House
+from daemon.notation import this_host
+from daemon.presence import appear
 from daemon.pulse import Pulse
 from daemon.settings import Settings
 from triage.errors import TriageError
@@ -21,11 +22,12 @@ LOOP_SECONDS = 60.0
 
 def begin(house: House, kind: str) -> Pulse:
     """Of this process, from now on. Raise TriageError if the port for its metrics cannot be had."""
+    appear(house.spool.root, house.process)
     child, settings = supervised(), house.settings
     if child is None and settings.metrics_port:
         expose(Gathered(kind, settings.data_dir), settings.metrics_host, settings.metrics_port)
     own = child.name if child else f"{kind}-{os.getpid()}"
-    pulse = Pulse(house.processes, f"{socket.gethostname()[:40]}/{own}", kind, child)
+    pulse = Pulse(house.processes, f"{this_host()}/{own}", kind, child)
     pulse.start()
     return pulse
 

@@ -18,6 +18,7 @@ from daemon.web.film import Films
 from daemon.web.server import Wings, build_app
 from daemon.web.ups_rs import Steps
 from triage.errors import Reason
+from triage.records.state import oldest_due_seconds
 
 
 def build_site(house: House, decoder: Decoder) -> FastAPI:
@@ -44,7 +45,7 @@ def build_site(house: House, decoder: Decoder) -> FastAPI:
 def readiness(house: House) -> dict[str, object]:
     """Whether films are taken in and looked at; each sentence in ``missing`` stands on the page."""
     missing = []
-    waiting = house.queue.oldest_due_seconds()
+    waiting = oldest_due_seconds(house.store)
     alive = house.processes.alive(SILENT_SECONDS)
     if not alive.workers or waiting > WORKER_ABSENT_SECONDS:
         missing.append("No worker looks at the films: the order is first come, first served.")

@@ -10,9 +10,7 @@ Films are not in it: the PACS is the archive. Who copies their folder, too, copi
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -24,10 +22,10 @@ from secrets import token_hex
 
 from daemon.complaint import complaint
 from daemon.environment import environment_without_settings
-from daemon.folder import fsync_folder
 from daemon.house import House
+from daemon.kept import sha256_of
 from triage.errors import TriageError
-from triage.records.copying import copy_database
+from triage.records.copying import copy_database, make_durable
 from triage.records.dumping import libpq
 from triage.records.inspection import inspect_database
 from triage.records.store import Store, shown_url
@@ -75,9 +73,9 @@ def back_up(house: House, folder: Path, store: Store) -> Path:
         )
         (aside / ABOUT).write_text(json.dumps(asdict(about), default=datetime.isoformat, indent=2) + "\n", "utf-8")
         for path in (*aside.iterdir(), aside):
-            _make_durable(path)
+            make_durable(path)
         aside.rename(final)
-        fsync_folder(folder)
+        make_durable(folder)
     except OSError as error:
         raise TriageError(f"{folder}: {error.strerror}") from error
     finally:
@@ -97,19 +95,6 @@ def _fill(house: House, aside: Path, store: Store) -> None:
     if salt.exists():
         shutil.copyfile(salt, aside / "salt")
         (aside / "salt").chmod(0o600)
-
-
-def _make_durable(path: Path) -> None:
-    if path.is_dir():
-        fsync_folder(path)
-        return
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_backup(folder: Path) -> Backup:

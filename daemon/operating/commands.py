@@ -223,12 +223,10 @@ def backup(
     """Back up the database while the daemon runs. With patient data, without films: the PACS is the archive."""
     house = open_house_with_database("backup")
     from daemon.operating.backing_up import back_up
-    from daemon.operating.databases import store_of
+    from daemon.operating.databases import need_store
     from triage.records.store import DatabaseError
 
-    store = store_of(house.settings, "backup")
-    if store is None:
-        raise TriageError("there is no database")
+    store = need_store(house.settings, "backup")
     try:
         typer.echo(back_up(house, directory, store))
         accounts.note_beside(store, "backup")
@@ -273,13 +271,12 @@ def schema(context: typer.Context, *, as_json: AsJson = False) -> None:
     if context.invoked_subcommand:
         return
     house = open_house_with_database("schema")
-    from daemon.operating.databases import seen, store_of
+    from daemon.operating.databases import need_store, seen
     from daemon.operating.verdict import Verdict
 
-    store = store_of(house.settings, "schema")
-    found = seen(store, house.settings) if store else None
-    if found is None or isinstance(found, Verdict):
-        raise TriageError(found.words if found else "there is no database")
+    found = seen(need_store(house.settings, "schema"), house.settings)
+    if isinstance(found, Verdict):
+        raise TriageError(found.words)
     if as_json:
         typer.echo(json.dumps({"database": found.schema, "known": found.known}))
     else:

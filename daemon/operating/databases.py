@@ -7,7 +7,8 @@ import stat
 import subprocess
 from collections.abc import Iterator
 
-from daemon.complaint import may_pass, refusal
+from daemon.complaint import absent, may_pass, refusal
+from daemon.operating.running import expected
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.settings import Settings
 from triage.errors import SettingsError
@@ -21,6 +22,14 @@ _POSTGRESQL_MIN = 14
 _APART_SECONDS = 2.0
 _FAR_SECONDS = 60.0
 _MIB = 2**20
+
+
+def need_store(settings: Settings, process: str) -> Store:
+    """Raise TriageError, also where there is none yet."""
+    store = store_of(settings, process)
+    if store is None:
+        raise absent(settings)
+    return store
 
 
 def store_of(settings: Settings, process: str) -> Store | None:
@@ -80,7 +89,7 @@ def _connections(settings: Settings, found: Inspection) -> Iterator[Verdict]:
     if found.connections is None:
         return
     used, most = found.connections
-    processes = settings.receivers + settings.workers + 3
+    processes = expected(settings).total()
     wanted = processes * settings.database_connections_max
     if wanted > most:
         words = f"{processes} processes may take {wanted} connections, PostgreSQL has {most} ({used} in use)"

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from daemon.complaint import complaint
 from daemon.house import House
-from daemon.operating.databases import store_of
+from daemon.operating.databases import need_store
 from daemon.operating.running import here
 from daemon.presence import alive
 from triage.errors import TriageError
 from triage.records import schema
 from triage.records.inspection import others
 from triage.records.schema import Change
-from triage.records.store import DatabaseError, Store
+from triage.records.store import DatabaseError
 
 
 def upgraded(house: House) -> Change | None:
     """None if there was nothing to do. Raise TriageError."""
-    store = _store(house)
+    store = need_store(house.settings, "schema")
     try:
         return schema.upgrade(store.engine)
     except DatabaseError as error:
@@ -27,7 +27,7 @@ def upgraded(house: House) -> Change | None:
 
 def downgraded(house: House, revision: str) -> Change:
     """Raise TriageError, also while anything runs: it would upgrade the database again, or fail at once."""
-    store = _store(house)
+    store = need_store(house.settings, "schema")
     try:
         running = {*here(alive(house.settings.data_dir)), *others(store)}
         running = {name for name in running if not name.startswith("schema")}
@@ -38,10 +38,3 @@ def downgraded(house: House, revision: str) -> Change:
         raise TriageError(f"the database was not changed: {complaint(error)}") from None
     finally:
         store.engine.dispose()
-
-
-def _store(house: House) -> Store:
-    store = store_of(house.settings, "schema")
-    if store is None:
-        raise TriageError("there is no database")
-    return store

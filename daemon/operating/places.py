@@ -57,7 +57,7 @@ def look_at_folder(settings: Settings) -> Iterator[Verdict]:
         )
     yield from _foreign_files(folder)
     yield from _durable(folder)
-    yield from _room(settings)
+    yield from look_at_room(settings)
 
 
 def _not_there(folder: Path) -> Iterator[Verdict]:
@@ -108,15 +108,26 @@ def _durable(folder: Path) -> Iterator[Verdict]:
         yield ok(Area.DATA_FOLDER, f"data_dir {folder} is ours alone; fsync takes {seconds * 1000:.0f} ms")
 
 
-def _room(settings: Settings) -> Iterator[Verdict]:
-    usage, least = shutil.disk_usage(settings.data_dir), settings.disk_free_mib_min
-    free_mib = usage.free // _MIB
-    words = f"{free_mib} MiB free, new studies are refused below {least}"
+def free_mib(settings: Settings) -> int | None:
+    """None where nobody can say."""
+    with suppress(OSError):
+        return shutil.disk_usage(settings.data_dir).free // _MIB
+    return None
+
+
+def look_at_room(settings: Settings) -> Iterator[Verdict]:
+    """Of a folder that is not there nothing is said."""
+    try:
+        usage = shutil.disk_usage(settings.data_dir)
+    except FileNotFoundError:
+        return
+    least, free = settings.disk_free_mib_min, usage.free // _MIB
+    words = f"{free} MiB free, new studies are refused below {least}"
     if usage.total // _MIB < least:
         yield fail(Area.DISK, f"disk_free_mib_min {least} is more than the disk holds", "lower it, or move data_dir")
-    elif free_mib < least:
+    elif free < least:
         yield fail(Area.DISK, words, "make room, or shorten retention_days")
-    elif free_mib < 2 * least:
+    elif free < 2 * least:
         yield warn(Area.DISK, words, "make room soon, or shorten retention_days")
     else:
         yield ok(Area.DISK, words)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 from daemon.dicom.echo import echo
+from daemon.operating.running import here
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.presence import Alive
 from daemon.settings import Settings
@@ -22,7 +23,7 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S10
 
 def look_at_ports(settings: Settings, alive: Sequence[Alive]) -> Iterator[Verdict]:
     """Of all that the settings name. ``alive``: processes of this machine."""
-    running = {each.process for each in alive if each.host == socket.gethostname()[:40]}
+    running = here(alive)
     dicom = (settings.dicom_host, settings.dicom_port)
     yield _look("dicom_port", dicom, lambda: _is_receiver(settings), runs="receiver" in running)
     web = (settings.http_host, settings.http_port)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from daemon.notation import this_host
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.presence import Alive
 from daemon.settings import Settings
@@ -22,7 +22,7 @@ def expected(settings: Settings) -> Counter[str]:
 
 def here(alive: Sequence[Alive]) -> Counter[str]:
     """By name; of a folder that many machines share, those of this one."""
-    host = socket.gethostname()[:40]
+    host = this_host()
     return Counter(each.process for each in alive if each.host == host)
 
 

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from daemon.house import WORKER_ABSENT_SECONDS, House
 from daemon.ledger import count_open
-from daemon.operating.databases import seen, store_of
+from daemon.notation import this_host
+from daemon.operating.databases import need_store, seen
+from daemon.operating.places import free_mib, look_at_room
 from daemon.operating.running import look_at_processes
-from daemon.operating.verdict import Area, Verdict, as_json, exit_code, fail, ok, warn
+from daemon.operating.verdict import Area, Verdict, as_json, exit_code, fail, looked, ok, warn
 from daemon.operating.verdict import lines as told_lines
 from daemon.presence import Alive, alive
+from daemon.pulse import SILENT_SECONDS
 from daemon.settings import Settings
 from triage.card import read_card
-from triage.errors import CardMismatchError, Reason, TriageError
-from triage.records.inspection import Inspection, others
+from triage.errors import CardMismatchError, Reason
+from triage.jobs import JobState
+from triage.records.inspection import Inspection
+from triage.records.processes import Processes
 from triage.records.store import DatabaseError, Store
 from triage.records.tally import Tally, tally
 
-_MIB = 2**20
 # Of the films of a day: more that were not analysed for our own fault are worth a look.
 _OUR_FAULT = frozenset(
     {
@@ -35,7 +39,7 @@ _OUR_FAULT = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """``figures`` and ``schema``: None while the database is away. ``elsewhere``: processes at the same PostgreSQL."""
+    """``figures`` and ``schema``: None while the database is away. ``elsewhere``: HOST/PROCESS."""
 
     version: str
     policy: str
@@ -57,9 +61,10 @@ class Status:
 def status(house: House) -> Status:
     """Raise TriageError for a database that is not there at all."""
     settings = house.settings
-    running, free_mib = alive(settings.data_dir), _free_mib(settings)
+    running = alive(settings.data_dir)
     found, figures, elsewhere, verdicts = _asked(house)
-    verdicts = [*look_at_processes(settings, running, should_run=not elsewhere), *verdicts, *_room(settings, free_mib)]
+    verdicts = [*look_at_processes(settings, running, should_run=not elsewhere), *verdicts]
+    verdicts += looked(Area.DISK, partial(look_at_room, settings))
     waiting = count_open(settings.data_dir)
     if waiting:
         words = f"{waiting} instances came while the database was away, and wait to be entered"
@@ -69,7 +74,7 @@ def status(house: House) -> Status:
         policy=house.policy.version,
         weights=_weights(settings, verdicts),
         schema=found.schema if found else None,
-        free_mib=free_mib,
+        free_mib=free_mib(settings),
         ledger=waiting,
         processes=running,
         elsewhere=elsewhere,
@@ -79,9 +84,7 @@ def status(house: House) -> Status:
 
 
 def _asked(house: House) -> tuple[Inspection | None, Tally | None, list[str], list[Verdict]]:
-    store = store_of(house.settings, house.process)
-    if store is None:
-        raise TriageError(f"no database at {house.settings.sqlite_file}; is TRIAGE_DATA_DIR set?")
+    store = need_store(house.settings, house.process)
     try:
         found = seen(store, house.settings)
         if isinstance(found, Verdict):
@@ -99,45 +102,32 @@ def _of_database(
         return found, None, [], [fail(Area.SCHEMA, words, "`triage doctor` says what to do")]
     try:
         figures = tally(store)
-        elsewhere = [name for name in others(store) if not name.startswith(house.process)]
+        heard = Processes(store).alive(SILENT_SECONDS).names
+        elsewhere = [name for name in heard if not name.startswith(f"{this_host()}/")]
     except DatabaseError as error:
         return found, None, [], [warn(Area.DATABASE, f"it answers no more ({type(error).__name__})", "triage doctor")]
     return found, figures, elsewhere, list(_keeping_up(house, figures))
 
 
 def _keeping_up(house: House, figures: Tally) -> Iterator[Verdict]:
-    area, settings = Area.QUEUE, house.settings
-    words = f"{figures.queued} films wait for analysis, the oldest for {figures.oldest_due_seconds:.0f} s"
-    if figures.oldest_due_seconds > settings.pending_seconds:
+    area, state = Area.QUEUE, figures.state
+    words = f"{state.jobs[JobState.QUEUED]} films wait for analysis, the oldest for {state.due_seconds:.0f} s"
+    if state.due_seconds > house.settings.pending_seconds:
         yield fail(area, words, "no worker looks, or they do not keep up: see the workers' log, add workers")
-    elif figures.oldest_due_seconds > WORKER_ABSENT_SECONDS:
+    elif state.due_seconds > WORKER_ABSENT_SECONDS:
         yield warn(area, words, "workers fall behind: see their log")
     else:
         yield ok(area, words)
-    if figures.overdue:
-        words = f"{figures.overdue} of {figures.open_studies} open studies have waited longer than the site's limit"
+    if state.overdue:
+        words = f"{state.overdue} of {state.open_studies} open studies have waited longer than the site's limit"
         yield warn(area, words, "they need readers, not us: they stand among the flagged")
     ours = {reason: count for reason, count in figures.not_analysed.items() if reason in _OUR_FAULT}
-    ours |= {reason: count for reason, count in figures.shown.items() if reason in _OUR_FAULT}
+    ours |= {reason: count for reason, count in state.not_analysed.items() if reason in _OUR_FAULT}
     if ours:
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(ours.items()))
         yield warn(
             area, f"not analysed, and not for what the films are: {told}", "mend it, then triage requeue --reason"
         )
-
-
-def _free_mib(settings: Settings) -> int | None:
-    try:
-        return shutil.disk_usage(settings.data_dir).free // _MIB
-    except OSError:
-        return None
-
-
-def _room(settings: Settings, free_mib: int | None) -> Iterator[Verdict]:
-    if free_mib is not None and free_mib < settings.disk_free_mib_min:
-        yield fail(Area.DISK, f"{free_mib} MiB free: no new studies are received", "make room")
-    elif free_mib is not None and free_mib < 2 * settings.disk_free_mib_min:
-        yield warn(Area.DISK, f"{free_mib} MiB free", "make room soon")
 
 
 def _weights(settings: Settings, verdicts: list[Verdict]) -> str:
@@ -154,7 +144,7 @@ def lines(shown: Status) -> Iterator[str]:
     for each in shown.processes:
         yield f"  {each.process:<12} {each.host} {each.process_id}, since {_moment(each.since)}"
     if shown.elsewhere:
-        yield f"  at the database: {', '.join(shown.elsewhere)}"
+        yield f"  elsewhere: {', '.join(shown.elsewhere)}"
     if shown.figures:
         yield from _figures(shown.figures)
     yield f"ledger     {shown.ledger} to be entered      disk {shown.free_mib} MiB free"
@@ -163,14 +153,17 @@ def lines(shown: Status) -> Iterator[str]:
 
 
 def _figures(found: Tally) -> Iterator[str]:
-    yield f"queue      {found.queued} waiting, {found.running} in hand, the oldest for {found.oldest_due_seconds:.0f} s"
-    yield f"received   last {_moment(found.last_received_at)}, {found.received} in 24 h"
+    state = found.state
+    reading = state.readings["reading"]
+    waiting, in_hand = (state.jobs[each] for each in (JobState.QUEUED, JobState.LEASED))
+    yield f"queue      {waiting} waiting, {in_hand} in hand, the oldest for {state.due_seconds:.0f} s"
+    yield f"received   last {_moment(state.received_at)}, {found.received} in 24 h"
     yield f"analysed   last {_moment(found.last_analysed_at)}"
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.not_analysed.items()) or "none"
     yield f"not so     {reasons} (24 h)"
     yield (
-        f"worklist   {found.open_studies} open: {found.flagged} flagged, {found.overdue} overdue, "
-        f"{found.reading} being read, {found.pending} pending"
+        f"worklist   {state.open_studies} open: {state.flagged} flagged, {state.overdue} overdue, "
+        f"{reading} being read, {state.pending} pending"
     )
 
 

@@ -114,12 +114,12 @@ def test_it_is_looked_at_while_it_runs_and_when_it_does_not(
     ]
     assert "answers as released" in areas["network"]
 
-    wait_for(lambda: statuses(daemon)["figures"]["queued"] + statuses(daemon)["figures"]["running"] == 0)
+    wait_for(lambda: not any(statuses(daemon)["figures"]["state"]["jobs"].values()))
     found = statuses(daemon)
     figures = found["figures"]
-    assert (found["exit_code"], figures["received"], figures["open_studies"]) == (0, 2, 2)
+    assert (found["exit_code"], figures["received"], sum(figures["state"]["readings"].values())) == (0, 2, 2)
     assert figures["not_analysed"] == {"age_out_of_range": 1}
-    assert figures["last_analysed_at"] > figures["last_received_at"]
+    assert figures["last_analysed_at"] > figures["state"]["received_at"]
     shown = told(daemon, "status")
     assert "1 age_out_of_range (24 h)" in shown
 

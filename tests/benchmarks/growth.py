@@ -30,6 +30,7 @@ from triage.records import schema
 from triage.records.intake import Intake
 from triage.records.queue import Queue, Result
 from triage.records.reading import Reading
+from triage.records.state import oldest_due_seconds
 from triage.records.store import Store, open_engine
 from triage.study import Header, ReceivedInstance
 
@@ -143,7 +144,7 @@ class Acts:
         """The scheduler's, each few seconds, and what the page asks of the state of things."""
         self.queue.expire(RetryRule())
         self.queue.time_out_pending(300.0)
-        self.queue.oldest_due_seconds()
+        oldest_due_seconds(self.store)
         self.reading.count_not_analysed(Reason.MODEL_UNAVAILABLE)
 
     def _timed(self, name: str, act: Callable[[], Any]) -> Any:

@@ -22,6 +22,7 @@ from sqlalchemy import Engine, text
 
 from certificates import Papers
 from daemon.house import House
+from daemon.notation import this_host
 from daemon.operating import codecs
 from daemon.operating.certificates import look_at_certificates
 from daemon.operating.codecs import look_at_codecs, sample
@@ -31,7 +32,7 @@ from daemon.operating.entrances import look_at_provider, look_at_web
 from daemon.operating.peers import look_at_peers
 from daemon.operating.places import look_at_folder, look_at_store
 from daemon.operating.ports import look_at_ports
-from daemon.operating.running import look_at_processes
+from daemon.operating.running import here, look_at_processes
 from daemon.operating.sense import look_at_settings
 from daemon.operating.verdict import Area, Grade, Verdict, exit_code, looked
 from daemon.operating.weighing import look_at_network
@@ -191,7 +192,7 @@ def test_a_free_port_is_free_and_a_taken_one_is_somebody_elses(settings: Setting
 
 def test_a_process_that_does_not_listen_is_found(settings: Settings) -> None:
     settings = with_(settings, dicom_host="127.0.0.1", dicom_port=free_port(), http_port=free_port())
-    host = socket.gethostname()[:40]
+    host = this_host()
     web = Alive(host=host, process="web", process_id=1, since=datetime.now(UTC))
     assert "is free, although its process runs" in only(look_at_ports(settings, [web]))
     with socket.create_server(("127.0.0.1", settings.http_port)):
@@ -259,8 +260,14 @@ def test_a_process_is_seen_as_long_as_it_lives(tmp_path: Path) -> None:
     appear(tmp_path / "nowhere" / "at-all", "web")  # no reason not to start
 
 
+def test_a_machine_whose_name_no_file_could_have_knows_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "röntgen/2 " + 60 * "x")
+    appear(tmp_path, "web")
+    assert here(alive(tmp_path)) == {"web": 1}
+
+
 def test_a_child_that_is_missing_is_named(settings: Settings) -> None:
-    host, now = socket.gethostname()[:40], datetime.now(UTC)
+    host, now = this_host(), datetime.now(UTC)
     running = [Alive(host=host, process=name, process_id=1, since=now) for name in ("serve", "receiver", "web")]
     assert only(look_at_processes(settings, running, should_run=True)).startswith("warn scheduler, worker-1 missing")
     assert faults(look_at_processes(settings, running[1:], should_run=True)) == [], "each alone is a site's own choice"
@@ -410,7 +417,7 @@ def test_clocks_that_are_apart_are_found(held: Settings) -> None:
 
 
 def test_too_few_connections_are_found(held: Settings) -> None:
-    assert any("may take 50 connections" in fault for fault in of_database(held, connections=(3, 20)))
+    assert any("4 processes may take 40 connections" in fault for fault in of_database(held, connections=(3, 20)))
 
 
 def test_a_changed_policy_under_an_old_version_is_found(held: Settings, engine: Engine) -> None:

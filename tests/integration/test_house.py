@@ -177,7 +177,9 @@ def test_a_command_says_in_one_line_that_the_database_is_away(
     assert list(Path.cwd().iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [("worklist",), ("close", "1.2.3")])
+@pytest.mark.parametrize(
+    "arguments", [("worklist",), ("close", "1.2.3"), ("status",), ("backup", "."), ("schema",), ("schema", "upgrade")]
+)
 def test_looking_at_a_worklist_that_is_not_there_makes_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:

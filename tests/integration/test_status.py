@@ -7,20 +7,24 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, text, update
 
 from daemon.house import House
 from daemon.ledger import Ledger
+from daemon.notation import this_host
 from daemon.operating.status import Status, lines, status
 from daemon.operating.verdict import Grade, exit_code
 from daemon.presence import appear
+from daemon.pulse import SILENT_SECONDS
 from daemon.settings import Settings
 from making import finding, received
 from triage.errors import Reason, TriageError
 from triage.policy import Policy, not_analysed
 from triage.records.intake import Intake
+from triage.records.processes import Processes
 from triage.records.queue import Queue, Result
 from triage.records.store import Store
+from triage.records.tables import processes
 from triage.study import Analysis, Finding
 
 POLICY = Policy()
@@ -45,7 +49,7 @@ def test_of_a_quiet_day_nothing_is_said(house: House) -> None:
     assert worse(found) == []
     assert exit_code(found.verdicts) == 0
     assert found.figures
-    assert (found.figures.last_received_at, found.figures.policy) == (None, None)
+    assert (found.figures.state.received_at, found.figures.policy) == (None, None)
     assert "worklist   0 open" in "\n".join(lines(found))
 
 
@@ -74,10 +78,11 @@ def test_figures_are_those_of_the_rows(house: House, engine: Engine) -> None:
         )
     figures = status(house).figures
     assert figures
-    assert (figures.queued, figures.running, figures.received) == (2, 1, 5)
+    assert (figures.state.jobs, figures.received) == ({"queued": 2, "leased": 1}, 5)
     assert figures.not_analysed == {"age_unknown": 1}, "of the last day alone"
-    assert figures.shown == {"age_unknown": 1, "unsupported_sop_class": 1}
-    assert (figures.open_studies, figures.flagged, figures.overdue, figures.pending) == (6, 1, 1, 3)
+    assert figures.state.not_analysed == {"age_unknown": 1, "unsupported_sop_class": 1}
+    state = figures.state
+    assert (state.open_studies, state.flagged, state.overdue, state.pending) == (6, 1, 1, 3)
     assert figures.last_analysed_at
     assert figures.policy == "default-1"
     json.dumps(status(house).told(), default=str)
@@ -115,10 +120,25 @@ def test_a_full_disk_a_missing_network_and_no_process_have_to_be_mended(house: H
     assert worse(status(full))[0].startswith("fail ")
     lost = house.settings.model_copy(update={"weights_card": tmp_path / "none.json"})
     assert "none.json" in worse(status(dataclasses.replace(house, settings=lost)))[0]
-    if house.settings.database_url.startswith("postgresql"):
-        return  # there the tests themselves are somebody who is connected
     empty = house.settings.model_copy(update={"data_dir": tmp_path / "nowhere"})
     assert "no process of this data folder" in worse(status(dataclasses.replace(house, settings=empty)))[0]
+
+
+def test_processes_of_other_machines_are_those_that_get_on(house: House, engine: Engine, tmp_path: Path) -> None:
+    known = Processes(Store(engine))
+    for name in ("other/worker-1", "hangs/worker-1", f"{this_host()}/killed"):
+        known.beat(name, "worker")
+    with engine.begin() as connection:
+        connection.execute(
+            update(processes)
+            .where(processes.c.process == "hangs/worker-1")
+            .values(beat_at=Store(engine).after(-2 * SILENT_SECONDS))
+        )
+    nowhere = house.settings.model_copy(update={"data_dir": tmp_path / "nowhere"})
+    found = status(dataclasses.replace(house, settings=nowhere))
+    assert found.elsewhere == ["other/worker-1"]
+    assert worse(found) == [], "none has to run here"
+    assert "  elsewhere: other/worker-1" in lines(found)
 
 
 def test_a_database_that_is_away_is_told_with_what_is_known_without_it(house: House) -> None:

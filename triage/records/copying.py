@@ -27,9 +27,9 @@ def copy_database(file: Path, copy: Path) -> None:
             source.backup(target, pages=_PAGES)
             target.execute("PRAGMA journal_mode=DELETE")  # one file, that can be carried away
         check_copy(aside)
-        _make_durable(aside)
+        make_durable(aside)
         aside.replace(copy)
-        _make_durable(copy.parent)
+        make_durable(copy.parent)
     except (OSError, SQLITE.Error) as error:
         raise TriageError(f"{copy}: the database could not be copied there ({_words(error)})") from None
     finally:
@@ -58,12 +58,12 @@ def put_back(copy: Path, file: Path, aside: Path) -> None:
         with copy.open("rb") as source, new.open("wb") as target:
             while chunk := source.read(2**20):
                 target.write(chunk)
-        _make_durable(new)
+        make_durable(new)
         with _alone(file) as was_there:
             if was_there:
                 file.rename(aside)
             new.rename(file)
-        _make_durable(file.parent)
+        make_durable(file.parent)
     except OSError as error:
         raise TriageError(f"{file}: {error.strerror}") from None
     finally:
@@ -109,7 +109,8 @@ def _make_private(path: Path) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
-def _make_durable(path: Path) -> None:
+def make_durable(path: Path) -> None:
+    """A file or a folder. Raise OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

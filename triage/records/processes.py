@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from triage.records.store import Store
 from triage.records.tables import processes
@@ -13,9 +14,13 @@ _FORGOTTEN_SECONDS = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alive:
-    """How many processes of each kind were heard of lately; of the workers, how many have no network."""
+class Heard:
+    """How many processes of each kind were heard of lately; of the workers, how many have no network.
 
+    ``names``: HOST/PROCESS of each.
+    """
+
+    names: list[str]
     kinds: dict[str, int]
     without_network: int
 
@@ -48,19 +53,20 @@ class Processes:
         with self._store.at_once() as connection:
             connection.execute(delete(processes).where(processes.c.process == process))
 
-    def alive(self, silent_seconds: float) -> Alive:
+    def alive(self, silent_seconds: float) -> Heard:
         """Those that were heard of within so many seconds."""
         query = (
-            select(processes.c.kind, processes.c.without_network, func.count())
+            select(processes.c.process, processes.c.kind, processes.c.without_network)
             .where(processes.c.beat_at > self._store.after(-silent_seconds))
-            .group_by(processes.c.kind, processes.c.without_network)
+            .order_by(processes.c.process)
         )
         with self._store.reading() as connection:
             rows = connection.execute(query).all()
-        kinds: dict[str, int] = {}
-        for kind, _, count in rows:
-            kinds[kind] = kinds.get(kind, 0) + count
-        return Alive(kinds=kinds, without_network=sum(count for _, blind, count in rows if blind))
+        return Heard(
+            names=[row.process for row in rows],
+            kinds=dict(Counter(row.kind for row in rows)),
+            without_network=sum(row.without_network for row in rows),
+        )
 
     def forget(self) -> None:
         """Those that have been silent for a day."""

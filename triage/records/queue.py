@@ -301,14 +301,6 @@ class Queue:
         with self._store.reading() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def oldest_due_seconds(self) -> float:
-        """How long the first job that is due has waited for a worker; 0 if there is none."""
-        due = IS_QUEUED & (jobs.c.available_at <= self._store.now())
-        query = select(func.min(jobs.c.available_at), self._store.now()).where(due)
-        with self._store.reading() as connection:
-            oldest, now = connection.execute(query).one()
-        return 0.0 if oldest is None else float((now - oldest).total_seconds())
-
     # -- retention ---------------------------------------------------------------------------------------------
 
     def expired_files(self, retention_days: float, limit: int = 500) -> list[tuple[int, str, str, bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, case, func, select
@@ -18,7 +19,10 @@ _READINGS = (Status.UNREAD, Status.READING)
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Of open studies and open jobs. Times are Unix times; ``received_at`` is 0.0 if nothing was ever received."""
+    """Of open studies and open jobs. ``not_analysed``: studies by the reason that they show.
+
+    ``due_seconds``: how long the first job that is due has waited for a worker.
+    """
 
     readings: dict[str, int]
     pending: int
@@ -28,32 +32,44 @@ class State:
     not_analysed: dict[str, int]
     jobs: dict[str, int]
     due_seconds: float
-    received_at: float
-    now: float
+    received_at: datetime | None
+    now: datetime
+
+    @property
+    def open_studies(self) -> int:
+        return sum(self.readings.values())
 
 
 def read_state(store: Store) -> State:
-    """In one transaction, from what indices of open rows and the last instance's row tell."""
+    """In one transaction. Raise DatabaseError."""
     with store.reading() as connection:
-        studies_said = connection.execute(_of_studies(store)).one()
-        jobs_said = connection.execute(_of_jobs(store)).one()
-        last = select(instances.c.received_at).order_by(instances.c.instance_id.desc()).limit(1)
-        received = connection.execute(last).scalar_one_or_none()
-        now = connection.execute(select(store.now())).scalar_one()
-        unread, reading, pending, flagged, overdue = studies_said
-        queued, leased, oldest, due = jobs_said
-        return State(
-            readings=dict(zip((status.value for status in _READINGS), (unread, reading), strict=True)),
-            pending=pending,
-            pending_seconds=(now - oldest).total_seconds() if oldest else 0.0,
-            flagged=flagged,
-            overdue=overdue,
-            not_analysed=_reasons(connection),
-            jobs={JobState.QUEUED.value: queued, JobState.LEASED.value: leased},
-            due_seconds=(now - due).total_seconds() if due else 0.0,
-            received_at=received.timestamp() if received else 0.0,
-            now=now.timestamp(),
-        )
+        return state_of(store, connection)
+
+
+def state_of(store: Store, connection: Connection) -> State:
+    """From what indices of open rows and the last instance's row tell."""
+    unread, reading, pending, flagged, overdue = connection.execute(_of_studies(store)).one()
+    queued, leased, oldest = connection.execute(_of_jobs()).one()
+    last = select(instances.c.received_at).order_by(instances.c.instance_id.desc()).limit(1)
+    now = connection.execute(select(store.now())).scalar_one()
+    return State(
+        readings=dict(zip((status.value for status in _READINGS), (unread, reading), strict=True)),
+        pending=pending,
+        pending_seconds=(now - oldest).total_seconds() if oldest else 0.0,
+        flagged=flagged,
+        overdue=overdue,
+        not_analysed=_reasons(connection),
+        jobs={JobState.QUEUED.value: queued, JobState.LEASED.value: leased},
+        due_seconds=_due_seconds(store, connection),
+        received_at=connection.execute(last).scalar_one_or_none(),
+        now=now,
+    )
+
+
+def oldest_due_seconds(store: Store) -> float:
+    """How long the first job that is due has waited for a worker; 0 if there is none. Raise DatabaseError."""
+    with store.reading() as connection:
+        return _due_seconds(store, connection)
 
 
 def _of_studies(store: Store) -> Select[*tuple[Any, ...]]:
@@ -65,14 +81,15 @@ def _of_studies(store: Store) -> Select[*tuple[Any, ...]]:
     ).where(IS_UNREAD)
 
 
-def _of_jobs(store: Store) -> Select[*tuple[Any, ...]]:
+def _of_jobs() -> Select[*tuple[Any, ...]]:
+    counts = (_count(jobs.c.state == state) for state in (JobState.QUEUED, JobState.LEASED))
+    return select(*counts, func.min(jobs.c.created_at)).where(IS_OPEN)
+
+
+def _due_seconds(store: Store, connection: Connection) -> float:
     due = IS_QUEUED & (jobs.c.available_at <= store.now())
-    return select(
-        _count(jobs.c.state == JobState.QUEUED),
-        _count(jobs.c.state == JobState.LEASED),
-        func.min(jobs.c.created_at),
-        func.min(case((due, jobs.c.available_at))),
-    ).where(IS_OPEN)
+    oldest, now = connection.execute(select(func.min(jobs.c.available_at), store.now()).where(due)).one()
+    return 0.0 if oldest is None else float((now - oldest).total_seconds())
 
 
 def _count(which: ColumnElement[bool]) -> ColumnElement[int]:
@@ -82,7 +99,7 @@ def _count(which: ColumnElement[bool]) -> ColumnElement[int]:
 def _reasons(connection: Connection) -> dict[str, int]:
     shown = IS_UNREAD & (studies.c.analysis == Analysis.NOT_ANALYSED)
     query = select(studies.c.reason, func.count()).where(shown).group_by(studies.c.reason)
-    return {reason or "": count for reason, count in connection.execute(query)}
+    return dict(sorted((reason or "", count) for reason, count in connection.execute(query)))
 
 
 def recent_scores(store: Store, weights_sha256: str, most: int) -> list[float]:
