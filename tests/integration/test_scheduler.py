@@ -26,7 +26,8 @@ from triage.records.intake import Intake
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 from triage.records.store import Store
-from triage.records.tables import instances, jobs
+from triage.records.tables import instances, jobs, studies
+from triage.records.waiting import Waiting
 from triage.user import Access
 
 
@@ -79,6 +80,28 @@ def test_the_lease_of_a_silent_worker_is_taken_back_and_the_others_woken(sweeps:
     sweeps.expire_leases()
     assert sweeps.queue.depth() == {"queued": 1}
     assert rings == ["ring"]
+
+
+def test_a_list_that_is_ahead_of_the_clock_is_pulled_back_once_that_lasts(
+    sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(minutes: float, ahead_seconds: float | None = None) -> bool:
+        """Whether it has been pulled back then."""
+        monkeypatch.setattr(time, "monotonic", lambda: minutes * 60)
+        if ahead_seconds is not None:
+            with sweeps.store.writing() as connection:
+                connection.execute(update(studies).values(waiting_since=sweeps.store.after(ahead_seconds)))
+        sweeps.mend_waiting()
+        return not Waiting(sweeps.store).is_ahead()
+
+    stored(sweeps, 1)
+    assert look(0)
+    assert not look(10, 86400)
+    assert not look(19)
+    assert look(19.5, 0)  # the clock was behind, and no longer is
+    assert not look(21, 86400)
+    assert not look(30)
+    assert look(32)
 
 
 @pytest.mark.fault(122)
