@@ -152,7 +152,7 @@ def run(
     grace_seconds: float = 0.0,
     beat: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run the sweeps, one at a time, while it is our turn, until asked to stop.
+    """Run the sweeps while it is our turn, until asked to stop: one at a time, and beside it one of those over files.
 
     A sweep that fails is tried again at its next turn. Leases are left alone for ``grace_seconds`` at first: whoever
     held them may have been cut off from the database as we were, and extends them as soon as it is back.
@@ -173,7 +173,8 @@ def _scheduler(sweeps: Sweeps, sweep_seconds: float, grace_seconds: float) -> Ba
     """Each sweep once at its start, then at its interval."""
     scheduler = BackgroundScheduler(
         timezone="UTC",
-        executors={"default": ThreadPoolExecutor(1)},
+        # Thousands of films in a bucket take hours: meanwhile leases have to expire.
+        executors={"default": ThreadPoolExecutor(1), "files": ThreadPoolExecutor(1)},
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
     )
     now = datetime.now(UTC)
@@ -188,7 +189,8 @@ def _scheduler(sweeps: Sweeps, sweep_seconds: float, grace_seconds: float) -> Ba
         (sweeps.adopt_orphans, _ORPHAN_SECONDS, 0.0),
     ):
         first = now + timedelta(seconds=wait)
-        scheduler.add_job(_guarded(sweep), "interval", seconds=seconds, next_run_time=first)
+        executor = "files" if sweep in (sweeps.delete_expired_files, sweeps.adopt_orphans) else "default"
+        scheduler.add_job(_guarded(sweep), "interval", seconds=seconds, next_run_time=first, executor=executor)
     return scheduler
 
 
