@@ -174,6 +174,19 @@ def orphan(sweeps: Sweeps, number: int, content: bytes | None = None) -> Path:
     return file.path
 
 
+def test_an_orphan_waits_since_it_came_and_joins_the_overdue_only_after_a_limit_from_now(sweeps: Sweeps) -> None:
+    """Those that were read since the backup stand above no newly flagged one."""
+    orphan(sweeps, 1)
+    sweeps.adopt_orphans()
+    (entry,) = Reading(sweeps.store).worklist()
+    assert entry.waiting_since.timestamp() == pytest.approx(1, abs=60)
+    assert "waited over the limit" not in entry.why
+    with sweeps.store.reading() as connection:
+        overdue_at = connection.execute(select(studies.c.overdue_at)).scalar_one()
+    left = overdue_at - sweeps.store.read_clock()
+    assert left.total_seconds() == pytest.approx(POLICY.waiting_limit_minutes * 60, abs=120)
+
+
 def test_an_orphan_that_is_refused_or_cannot_be_set_aside_stops_no_other(
     sweeps: Sweeps, capsys: pytest.CaptureFixture[str]
 ) -> None:

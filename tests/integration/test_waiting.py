@@ -94,3 +94,10 @@ def test_small_steps_and_studies_that_were_read_are_left_alone(store: Store) -> 
     came(store, 2, DAY_SECONDS)
     Reading(store).close("1.2.2")
     assert not Waiting(store).is_ahead()
+
+
+def test_who_came_while_the_database_was_away_is_overdue_a_limit_after_he_came(store: Store) -> None:
+    then = store.read_clock() - timedelta(minutes=POLICY.waiting_limit_minutes + 1)
+    Intake(store, POLICY).receive(replace(received(1), arrived_at=then))
+    (entry,) = Reading(store).worklist()
+    assert "waited over the limit" in entry.why
