@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 
 from daemon.arrival import Arrivals, ContradictionError, UnidentifiableError
 from daemon.kept import Kept, KeptFile, StoredFile, verify
-from daemon.telemetry import log
+from daemon.telemetry import describe, log
 from triage.errors import NotAnalysed
 from triage.records.intake import known_hashes
+from triage.records.postgresql import is_away
 from triage.records.store import Store
 
 
@@ -32,7 +33,7 @@ class Adoption:
         return sorted((found[sha256] for sha256 in unknown), key=lambda file: (file.written_at, file.sha256))
 
     def adopt_all(self, orphans: list[KeptFile], *, quarantined: bool = False) -> Iterator[bool]:
-        """Of each whether it could be read, and is what its name says. Raise DatabaseError."""
+        """Of each whether it could be read, is what its name says, and was taken. Raise while the database is away."""
         ahead = self.store.read_clock() - datetime.now(UTC)
         for orphan in orphans:
             arrived_at = min(orphan.written_at, datetime.now(UTC)) + ahead
@@ -51,5 +52,10 @@ class Adoption:
                     return False
         except NotAnalysed as outcome:
             log().warning("orphan_unreadable", reason=outcome.reason)
+            return False
+        except Exception as error:
+            if is_away(error):
+                raise
+            log().error("orphan_refused", **describe(error))  # it stays where it is: the others come first
             return False
         return True

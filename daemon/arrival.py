@@ -55,7 +55,7 @@ class Takes(Protocol):
 class Arrivals:
     """Turns stored files into rows. Repeating it for the same file changes nothing.
 
-    ``arrived_at``: by the database's clock, of files that came before now.
+    ``arrived_at``: by the database's clock, of files that came before and were found now.
     """
 
     kept: Kept
@@ -96,6 +96,7 @@ class Arrivals:
             quarantined=reason is Reason.QUARANTINED,
             not_analysed=reason,
             arrived_at=self.arrived_at,
+            found=self.arrived_at is not None,
         )
         return received, self._recorded(received)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from triage.records.postgresql import is_away
 from triage.records.processes import Processes
 from triage.records.queue import Queue
 from triage.records.store import Store
+from triage.records.waiting import Waiting
 from triage.user import Access
 
 # A file may be on disk a moment before its row is committed; after this it is an orphan.
@@ -29,6 +31,21 @@ _ORPHAN_SECONDS = 600.0
 _LOOK_SECONDS = 1.0
 _HOUR_SECONDS = 3600.0
 _DAY_SECONDS = 86400.0
+# A list that is ahead of the clock for longer is what is wrong of the two.
+_AHEAD_SECONDS = 600.0
+
+
+class Lasting:
+    """For how long something has been so, by a clock that nobody sets."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def seconds(self, *, is_so: bool) -> float:
+        """0 where it is not, or has just begun."""
+        now = time.monotonic()
+        self._since = (now if self._since is None else self._since) if is_so else None
+        return 0.0 if self._since is None else now - self._since
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +64,7 @@ class Sweeps:
     free_mib_min: int
     gauges: Gauges
     note: Callable[[Access], None] = lambda _access: None
+    ahead: Lasting = field(default_factory=Lasting)
 
     def show_state(self) -> None:
         """For those who watch."""
@@ -67,6 +85,12 @@ class Sweeps:
             metrics.LEASES_EXPIRED.labels("queued").inc(queued)
             metrics.LEASES_EXPIRED.labels("buried").inc(buried)
             self.ring()
+
+    def mend_waiting(self) -> None:
+        """Studies that wait since a time still to come; but a clock that is behind for a moment changes nothing."""
+        waiting = Waiting(self.store)
+        if self.ahead.seconds(is_so=waiting.is_ahead()) > _AHEAD_SECONDS:
+            log().warning("waiting_put_back", count=waiting.mend())
 
     def time_out_pending(self) -> None:
         """No study shows "pending" for longer than the limit."""
@@ -128,7 +152,7 @@ def run(
     grace_seconds: float = 0.0,
     beat: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run the sweeps, one at a time, while it is our turn, until asked to stop.
+    """Run the sweeps while it is our turn, until asked to stop: one at a time, and beside it one of those over files.
 
     A sweep that fails is tried again at its next turn. Leases are left alone for ``grace_seconds`` at first: whoever
     held them may have been cut off from the database as we were, and extends them as soon as it is back.
@@ -149,7 +173,8 @@ def _scheduler(sweeps: Sweeps, sweep_seconds: float, grace_seconds: float) -> Ba
     """Each sweep once at its start, then at its interval."""
     scheduler = BackgroundScheduler(
         timezone="UTC",
-        executors={"default": ThreadPoolExecutor(1)},
+        # Thousands of films in a bucket take hours: meanwhile leases have to expire.
+        executors={"default": ThreadPoolExecutor(1), "files": ThreadPoolExecutor(1)},
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
     )
     now = datetime.now(UTC)
@@ -157,13 +182,15 @@ def _scheduler(sweeps: Sweeps, sweep_seconds: float, grace_seconds: float) -> Ba
         (sweeps.expire_leases, sweep_seconds, grace_seconds),
         (sweeps.time_out_pending, sweep_seconds, 0.0),
         (sweeps.show_state, sweep_seconds, 0.0),
+        (sweeps.mend_waiting, 60.0, 0.0),
         (sweeps.watch_disk, 60.0, 0.0),
         (sweeps.forget_processes, _HOUR_SECONDS, 0.0),
         (sweeps.delete_expired_files, _HOUR_SECONDS, 0.0),
         (sweeps.adopt_orphans, _ORPHAN_SECONDS, 0.0),
     ):
         first = now + timedelta(seconds=wait)
-        scheduler.add_job(_guarded(sweep), "interval", seconds=seconds, next_run_time=first)
+        executor = "files" if sweep in (sweeps.delete_expired_files, sweeps.adopt_orphans) else "default"
+        scheduler.add_job(_guarded(sweep), "interval", seconds=seconds, next_run_time=first, executor=executor)
     return scheduler
 
 

@@ -24,7 +24,7 @@ from daemon.leases import Leases, Times
 from daemon.line import Line, Looked
 from daemon.tally import count_look
 from daemon.telemetry import Pseudonym, describe, log
-from triage.errors import LostLeaseError, NotAnalysed, Reason
+from triage.errors import LostLeaseError, NotAnalysed, Reason, StudyNotFoundError
 from triage.jobs import PASSING, WAITING, Job, RetryRule
 from triage.policy import judge
 from triage.records.queue import Queue, Result
@@ -137,7 +137,11 @@ class Worker:
         return bool(taken)
 
     def _defer(self, job: Job) -> None:
-        self.queue.defer(job, Reason.MODEL_UNAVAILABLE, NETWORK_PAUSE_SECONDS)
+        try:
+            self.queue.defer(job, Reason.MODEL_UNAVAILABLE, NETWORK_PAUSE_SECONDS)
+        except (StudyNotFoundError, LostLeaseError):  # purged, or given away, since it was claimed
+            self._log_lost(job)
+            return
         log().warning("job_deferred", study=self.pseudonym(job.study_instance_uid), reason=Reason.MODEL_UNAVAILABLE)
 
     def _look(self, classifier: Classifier, job: Job, decoder: Decoder) -> Look:
@@ -169,7 +173,7 @@ class Worker:
             else:
                 priority = self.absence.outlast(lambda: self.queue.fail(looked.job, reason, self.rule))
             self._log(looked, finding, priority, batch)
-        except LostLeaseError:
+        except (StudyNotFoundError, LostLeaseError):
             self._log_lost(looked.job)
         except Exception as error:  # noqa: BLE001 - its lease runs out, and it is tried again; the others go on
             metrics.JOBS.labels("record_failed").inc()

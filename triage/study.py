@@ -122,8 +122,10 @@ class ReceivedInstance:
     quarantined: bool = False
     # Set where the object can be kept but not analysed (another SOP class, no usable identifiers).
     not_analysed: Reason | None = None
-    # By the database's clock, where that was away when it came: its study has waited since then.
+    # By the database's clock, where it was not listed when it came: its study has waited since then.
     arrived_at: datetime | None = None
+    # It was found, not sent: it may have been read since, so that its limit begins when it is listed.
+    found: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -82,7 +82,7 @@ class Finding:
         """Named ones are looked up; those that have ended are looked through only where their state is asked for."""
         uids = texts.get("SOPInstanceUID", "*")
         if uids != "*":
-            return self.workitems.named([uid.strip(" \0") for uid in uids.split("\\")[:_ENDED_MAX]])
+            return self.workitems.named([uid.strip(" \0") for uid in uids.split("\\")])
         state = texts.get("ProcedureStepState", "*")
         is_one = state in list(StepState)
         items = [] if state in FINAL else self.workitems.open(StepState(state) if is_one else None, enough, texts)

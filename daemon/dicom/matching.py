@@ -23,7 +23,7 @@ def matches(vr: str, key: str, value: str) -> bool:
     if key in _UNIVERSAL:
         return True
     if vr == "UI":
-        return value in (uid.strip(" \0") for uid in key.split("\\"))
+        return value in _uids(key)
     if len(key) > KEY_CHARACTERS_MAX:
         return False
     if vr in _RANGED and "-" in key:
@@ -39,6 +39,12 @@ def _within(key: str, value: str) -> bool:
     """A range, open at either end; compared to the precision of its ends."""
     first, _, last = (part.strip() for part in key.partition("-"))
     return bool(value) and (not first or value[: len(first)] >= first) and (not last or value[: len(last)] <= last)
+
+
+@lru_cache(maxsize=4)
+def _uids(key: str) -> frozenset[str]:
+    """There may be thousands, held against thousands."""
+    return frozenset(uid.strip(" \0") for uid in key.split("\\"))
 
 
 @lru_cache(maxsize=64)

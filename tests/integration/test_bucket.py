@@ -17,8 +17,10 @@ from sqlalchemy import func, select, update
 
 from daemon.arrival import Arrivals
 from daemon.bucket import Bucket, PixelStoreError
+from daemon.gauges import Gauges
 from daemon.kept import KeptFile, verify
 from daemon.scheduler import Sweeps
+from daemon.settings import DEFAULT_WEIGHTS
 from daemon.spool import Spool, part10_header
 from daemon.tray import Tray
 from making import CR, POLICY, data_set, encoded
@@ -246,6 +248,7 @@ def sweeps(spool: Spool, sqlite_url: str) -> Iterator[Sweeps]:
         pending_seconds=300.0,
         retention_days=7.0,
         free_mib_min=0,
+        gauges=Gauges(store=store, queue=Queue(store, POLICY), weights_card=DEFAULT_WEIGHTS),
     )
     engine.dispose()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text
@@ -22,8 +23,9 @@ from triage.records.orders import Message, Orders
 from triage.records.queue import Queue, Result
 from triage.records.reading import Reading
 from triage.records.store import Store
+from triage.records.subscriptions import ALL_WORKITEMS, Subscriptions
 from triage.records.tables import events, instances, metadata, subscribers
-from triage.study import ClinicalPriority, Opinion
+from triage.study import ClinicalPriority, Opinion, workitem_uid
 
 CANARY = "Kanarienvogel"
 POLICY = Policy()
@@ -194,3 +196,60 @@ def test_films_go_from_a_bucket_too_and_a_bucket_that_fails_leaves_the_rows(
         assert erase(house, "1.2.1") == 1
         assert kept(house) == []
         house.store.engine.dispose()
+
+
+# -- while a subscriber is being told --------------------------------------------------------------------------------
+
+
+def until_told(subscriptions: Subscriptions) -> None:
+    while (batch := subscriptions.due("VIEWER")) is not None:
+        subscriptions.told("VIEWER", batch)
+
+
+def test_a_subscriber_that_is_being_told_misses_nothing_though_numbers_are_given_again(store: Store) -> None:
+    """Whether they had been given again before it was told, or are only then."""
+    subscriptions, reading = Subscriptions(store), Reading(store)
+    subscriptions.subscribe("VIEWER", ALL_WORKITEMS)
+    reading.release("1.2.3")
+    for is_given_before in (True, False):
+        until_told(subscriptions)
+        study = 4 if is_given_before else 5
+        Intake(store, POLICY).receive(received(study))
+        reading.start_reading(f"1.2.{study}", "Dr Adler")
+        batch = subscriptions.due("VIEWER")
+        assert batch is not None
+        Erasure(store).erase(f"1.2.{study}")
+        if is_given_before:
+            reading.start_reading("1.2.3", "Dr Adler")
+            subscriptions.told("VIEWER", batch)
+        else:
+            subscriptions.told("VIEWER", batch)
+            reading.close("1.2.3", "Dr Adler")
+        again = subscriptions.due("VIEWER")
+        assert again is not None
+        assert reading.study("1.2.3")["workitem_uid"] in {notice.workitem_uid for notice in again.notices}
+
+
+def test_a_study_that_is_erased_between_two_questions_is_told_of_no_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if store.backend == "sqlite":
+        pytest.skip("there all questions of a transaction see the same")
+    subscriptions = Subscriptions(store)
+    subscriptions.subscribe("VIEWER", ALL_WORKITEMS)
+    until_told(subscriptions)
+    for number in (4, 5):
+        Intake(store, POLICY).receive(received(number))
+        Reading(store).start_reading(f"1.2.{number}", "Dr Adler")
+    between = Subscriptions._between
+
+    def erased_after(*arguments: Any) -> Any:
+        found = between(*arguments)
+        if arguments[2] is instances.c.instance_id:
+            Erasure(store).erase("1.2.4")
+        return found
+
+    monkeypatch.setattr(Subscriptions, "_between", erased_after)
+    batch = subscriptions.due("VIEWER")
+    assert batch is not None
+    assert {notice.workitem_uid for notice in batch.notices} == {workitem_uid("1.2.5", 0)}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, make_url, text
 
 from making import POLICY, received
 from triage.records.history import History
@@ -105,3 +105,19 @@ def test_viewers_hear_of_an_event_that_was_committed_after_a_later_one(store: St
         before = history.version()
         assert history.version() == before
     assert history.version() != before
+
+
+def test_each_statement_sees_what_was_committed_before_it_whatever_the_sites_default(postgresql_url: str) -> None:
+    """Else the last number would be of before those are asked for who write."""
+    url = make_url(postgresql_url)
+    admin = open_engine(postgresql_url)
+    with admin.begin() as connection:
+        name = url.database
+        connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_isolation TO 'repeatable read'"))
+    admin.dispose()
+    engine = open_engine(postgresql_url)
+    with Store(engine).at_once() as connection:
+        assert connection.execute(text("SHOW default_transaction_isolation")).scalar() == "repeatable read"
+    with engine.connect() as connection:
+        assert connection.execute(text("SHOW transaction_isolation")).scalar() == "read committed"
+    engine.dispose()

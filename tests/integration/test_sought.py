@@ -15,7 +15,7 @@ from triage.records.reading import Reading
 from triage.records.store import Store
 from triage.records.tables import studies
 from triage.records.workitems import Workitems
-from triage.study import ClinicalPriority
+from triage.study import ClinicalPriority, workitem_uid
 
 NAMES = (
     *("Invented^Patient", "invented^patient^^", "STRASSE^A", "Straße^a", "Müller^Änne", "MÜLLER^änne", "100%^Doe"),
@@ -126,3 +126,14 @@ def test_few_are_fetched_where_few_match_or_are_wanted(finding: Finding, engine:
     assert len(workitems.open(keys={"AccessionNumber": "A3"})) == 1
     assert len(workitems.open(most=2, keys={"PatientName": "*"})) == 2
     assert len(rows) == 3 + 3 * (engine.dialect.name == "sqlite")  # BEGIN is a statement there
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID"])
+def test_who_names_thousands_is_told_of_all_that_are_held(finding: Finding, engine: Engine, keyword: str) -> None:
+    held = [f"1.2.{number}" for number in range(1, len(NAMES) + 1)]
+    for study in ("1.2.7", "1.2.8"):
+        Reading(Store(engine)).close(study, "ann")
+    uids = held if keyword == "StudyInstanceUID" else [workitem_uid(study, 0) for study in held]
+    others = [f"9.{number}" for number in range(2500)]
+    asked = keys(**{keyword: [*others[:1250], *uids[::2], *others[1250:], *uids[1::2]]})
+    assert set(found(finding, asked)) == {*held}

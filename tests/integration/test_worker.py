@@ -29,7 +29,8 @@ from daemon.telemetry import Pseudonym
 from daemon.worker import Worker
 from making import CARD, CR, POLICY, data_set, encoded
 from triage.errors import Reason
-from triage.jobs import RetryRule
+from triage.jobs import Job, RetryRule
+from triage.records.erasure import Erasure
 from triage.records.intake import Intake
 from triage.records.queue import Queue
 from triage.records.reading import Reading
@@ -183,6 +184,37 @@ def test_without_a_network_every_study_says_so_and_is_analysed_once_there_is_one
         assert connection.execute(select(jobs.c.attempts)).scalar_one() == 0
     assert work_once(bench.worker)
     assert bench.entry().analysis == "analysed"
+
+
+class Purged(Queue):
+    """Each study is erased just after its job was claimed."""
+
+    def claim(self, worker: str, lease_seconds: float, most: int = 1) -> list[Job]:
+        taken = super().claim(worker, lease_seconds, most)
+        for job in taken:
+            Erasure(self._store).erase(job.study_instance_uid)
+        return taken
+
+
+class Outrun(Queue):
+    """Each lease is lost just after its job was claimed."""
+
+    def claim(self, worker: str, lease_seconds: float, most: int = 1) -> list[Job]:
+        taken = super().claim(worker, lease_seconds, most)
+        with self._store.writing() as connection:
+            connection.execute(update(jobs).values(token="another"))
+        return taken
+
+
+@pytest.mark.parametrize("kind", [Purged, Outrun])
+def test_a_worker_without_a_network_outlives_a_study_that_is_purged_and_a_lease_that_is_lost(
+    bench: Bench, kind: type[Queue], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.film()
+    worker = replace(bench.worker, classifier=None, queue=kind(bench.store, POLICY))
+    assert work_once(worker)
+    assert not work_once(worker)
+    assert capsys.readouterr().out.count("lease_lost") == 1
 
 
 class BrokenClassifier(Classifier):

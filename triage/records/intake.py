@@ -93,7 +93,7 @@ class Intake:
             else:
                 receipt = self._receive_beside(connection, received, order, is_new=is_new)
             if received.arrived_at and (is_new or receipt.reopened):
-                self._predate(connection, received.header, received.arrived_at, is_new=is_new)
+                self._predate(connection, received, received.arrived_at, is_new=is_new)
         self._policy_is_known = True
         return receipt
 
@@ -123,12 +123,15 @@ class Intake:
         """By the database's clock."""
         return self._store.read_clock()
 
-    def _predate(self, connection: Connection, header: Header, then: datetime, *, is_new: bool) -> None:
-        """It came while the database was away: its waiting began then."""
-        limit = timedelta(minutes=self._policy.waiting_limit_minutes)
-        values = {"waiting_since": then, "overdue_at": then + limit}
-        same = studies.c.study_instance_uid == header.study_instance_uid
-        connection.execute(update(studies).where(same).values(values | ({"received_at": then} if is_new else {})))
+    def _predate(self, connection: Connection, received: ReceivedInstance, then: datetime, *, is_new: bool) -> None:
+        """It came before it could be listed: its waiting began then."""
+        values = {"waiting_since": then}
+        if is_new:
+            values["received_at"] = then
+        if not received.found:
+            values["overdue_at"] = then + timedelta(minutes=self._policy.waiting_limit_minutes)
+        same = studies.c.study_instance_uid == received.header.study_instance_uid
+        connection.execute(update(studies).where(same).values(values))
 
     def check_policy(self) -> None:
         """Raise SettingsError if this version of the policy has made priorities with other content."""

@@ -86,6 +86,7 @@ def postgresql_engine(url: URL, site: Site) -> Engine:
     """Nothing is connected yet."""
     engine = create_engine(
         named(url, site),
+        isolation_level="READ COMMITTED",  # whatever the site's default: see `triage.records.settled`
         pool_size=site.most,
         max_overflow=0,
         pool_timeout=site.seconds,

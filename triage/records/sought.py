@@ -32,7 +32,8 @@ def _one(keyword: str, key: str, now: ColumnElement[datetime]) -> ColumnElement[
     if not key.strip("*"):
         return None
     if keyword in _UIDS:
-        return _UIDS[keyword].in_([uid.strip(" \0") for uid in key.split("\\")[:_UIDS_MAX]])
+        uids = [uid.strip(" \0") for uid in key.split("\\")]
+        return _UIDS[keyword].in_(uids) if len(uids) <= _UIDS_MAX else None
     if len(key) > _KEY_CHARACTERS_MAX or not key.isprintable():
         return None
     if keyword == "ScheduledProcedureStepPriority":

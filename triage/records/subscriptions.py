@@ -19,6 +19,7 @@ ALL_WORKITEMS = "1.2.840.10008.5.1.4.34.5"
 # And for those that match keys (PS3.4 CC.2.3.3): such subscriptions are refused.
 FILTERED_WORKITEMS = "1.2.840.10008.5.1.4.34.5.1"
 _BATCH = 200
+_CAME_AT = instances.c.received_at
 _SILENT = (EventKind.OPINION, EventKind.OPENED)
 
 
@@ -34,11 +35,11 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a subscriber is to be told next, and where it then stands."""
+    """What a subscriber is to be told next, and the last rows that it then knows of, where there are new ones."""
 
     notices: Sequence[Notice]
-    event_id: int
-    instance_id: int
+    event: RowMapping | None = field(repr=False)
+    instance: RowMapping | None = field(repr=False)
     is_last: bool
 
 
@@ -103,10 +104,16 @@ class Subscriptions:
             connection.execute(mine.values(lease_until=None))
 
     def told(self, ae_title: str, batch: Batch) -> None:
-        """All of the batch has arrived."""
-        where = {"event_id": batch.event_id, "instance_id": batch.instance_id}
+        """All of the batch has arrived.
+
+        If its last row has been erased since, SQLite gives the number to another: then the same is told once more.
+        """
+        ends = ((events.c.event_id, events.c.at, batch.event), (instances.c.instance_id, _CAME_AT, batch.instance))
         with self._store.writing() as connection:
-            connection.execute(update(subscribers).where(subscribers.c.ae_title == ae_title).values(where))
+            for key, at, row in ends:
+                if row is not None and _still_stands(connection, key, at, row):
+                    place = update(subscribers).where(subscribers.c.ae_title == ae_title)
+                    connection.execute(place.values({key.name: row[key.name]}))
             mine = update(subscriptions).where(subscriptions.c.ae_title == ae_title)
             connection.execute(mine.values(told=True))
 
@@ -125,14 +132,21 @@ class Subscriptions:
             return None
         return Batch(
             notices=list(dict.fromkeys(reversed(notices)))[::-1],  # the last word of each stays last
-            event_id=max((row["event_id"] for row in happened), default=at["event_id"]),
-            instance_id=max((row["instance_id"] for row in came), default=at["instance_id"]),
+            event=happened[-1] if happened else None,
+            instance=came[-1] if came else None,
             is_last=len(happened) < _BATCH and len(came) < _BATCH,
         )
 
     def _between(self, connection: Connection, key: Column[int], number: int, until: int) -> Sequence[RowMapping]:
         later = select(key.table).where((key > number) & (key <= until)).order_by(key).limit(_BATCH)
         return connection.execute(later).mappings().all()
+
+
+def _still_stands(connection: Connection, key: Column[int], at: Column[datetime], row: RowMapping) -> bool:
+    """Whether nothing else has its number."""
+    of_study = key.table.c.study_instance_uid == row["study_instance_uid"]
+    same = (key == row[key.name]) & of_study & (at == row[at.name])
+    return connection.execute(select(key).where(same)).first() is not None
 
 
 def is_subscribed(connection: Connection, workitem_uid: str) -> bool:
@@ -193,6 +207,8 @@ def _states(
         for row in connection.execute(select(studies).where(studies.c.study_instance_uid.in_(uids))).mappings()
     }
     past = _past(connection, uids)
+    # Without those erased since they were read.
+    happened, came = ([row for row in rows if row["study_instance_uid"] in now] for rows in (happened, came))
     for place, row in enumerate(happened):
         uid = row["study_instance_uid"]
         is_last_word = not any(

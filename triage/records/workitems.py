@@ -20,6 +20,8 @@ from triage.workitem import STATES, StepState, Verdict, Workitem, cancel_verdict
 _VIEW = table(
     "reading_worklist", column("study_instance_uid"), column("rank"), column("why"), column("overdue", Boolean())
 )
+# Databases take only so many parameters in a statement.
+_NAMED_AT_ONCE = 1000
 _PLACE = "SELECT rank, why, overdue FROM reading_worklist WHERE study_instance_uid = :uid"
 
 
@@ -61,10 +63,14 @@ class Workitems:
         """Those that are held, open ones first and in their order."""
         if len(workitem_uids) == 1:
             return [item for item in map(self.get, workitem_uids) if item is not None]
-        wanted = set(workitem_uids)
-        read = _held().where((studies.c.status == Status.READ) & studies.c.workitem_uid.in_(wanted))
-        past = _past().where(workitems.c.workitem_uid.in_(wanted))
-        return self.open(keys={"SOPInstanceUID": "\\".join(wanted)}) + self._found(read, past)
+        wanted = sorted(set(workitem_uids))
+        found = self.open(keys={"SOPInstanceUID": "\\".join(wanted)})
+        for first in range(0, len(wanted), _NAMED_AT_ONCE):
+            some = wanted[first : first + _NAMED_AT_ONCE]
+            read = _held().where((studies.c.status == Status.READ) & studies.c.workitem_uid.in_(some))
+            found += self._found(read, _past().where(workitems.c.workitem_uid.in_(some)))
+        named = frozenset(wanted)
+        return [item for item in found if item.workitem_uid in named]
 
     def _found(self, read: Select[Any], past: Select[Any]) -> list[Workitem]:
         with self._store.reading() as connection:
