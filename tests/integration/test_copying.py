@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from sqlalchemy import text
 from making import received
 from triage.errors import TriageError
 from triage.policy import Policy
-from triage.records import schema
+from triage.records import copying, schema
 from triage.records.copying import check_copy, copy_database, put_back
 from triage.records.dumping import libpq
 from triage.records.intake import Intake
@@ -43,6 +45,29 @@ def test_what_is_committed_is_copied_while_somebody_writes(tmp_path: Path) -> No
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
     assert not list(tmp_path.glob("copy.db-*"))
     store.engine.dispose()
+
+
+def test_a_copy_ends_though_others_never_cease_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_PAGES", 1)
+    store, copied, held_up = made(tmp_path / "a.db", 1), threading.Event(), threading.Event()
+    with store.writing() as connection:
+        connection.execute(text("CREATE TABLE large AS SELECT zeroblob(32 * 1024 * 1024) AS films"))
+
+    def write() -> None:
+        deadline = time.monotonic() + 20
+        while not copied.wait(0.001) and not held_up.is_set():
+            with store.writing() as connection:
+                connection.execute(text("UPDATE studies SET episode = episode + 1"))
+            if time.monotonic() > deadline:
+                held_up.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    copy_database(tmp_path / "a.db", tmp_path / "copy.db")
+    copied.set()
+    writer.join()
+    store.engine.dispose()
+    assert not held_up.is_set()
 
 
 def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
