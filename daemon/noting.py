@@ -37,9 +37,13 @@ _REFUSALS = range(0xC300, 0xC400)
 
 @dataclass(frozen=True)
 class Noting:
-    """Notes on a trail. No method raises, or waits for anything but a line in a file."""
+    """Notes on a trail. No method raises, or waits for anything but a line in a file.
+
+    ``tells_queries``: what was asked is noted, too. It names patients, and nobody but an audit repository reads it.
+    """
 
     trail: Trail
+    tells_queries: bool
 
     # -- what is sent to us ----------------------------------------------------------------------------------------
 
@@ -98,7 +102,8 @@ class Noting:
         if question.kind == C_FIND_RQ:
             asked = question.encoded or b""
             told |= {"class": question.abstract_syntax, "syntax": question.transfer_syntax}
-            told |= {"query": b64encode(asked).decode() if len(asked) <= _QUERY_BYTES_MAX else ""}
+            if self.tells_queries and len(asked) <= _QUERY_BYTES_MAX:
+                told |= {"query": b64encode(asked).decode()}
             same = ("find", who, address, question.abstract_syntax, outcome, sha256(asked).hexdigest())
             self.trail.note_once(_access("find", who, address, told, outcome=outcome), same)
             return

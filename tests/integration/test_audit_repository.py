@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from listening import wait_for
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from certificates import HOST, Papers
 from daemon import tls
@@ -137,6 +137,28 @@ def test_beyond_the_limit_the_oldest_are_given_up_and_that_is_told(audit: Audit,
     assert len(audit.list(100, same={"verb": "look"})) == 30
 
 
+def questions(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(
+            connection.execute(text("SELECT details FROM accesses WHERE verb = 'find' ORDER BY access_id")).scalars()
+        )
+
+
+def test_what_a_peer_asked_for_is_kept_no_longer_than_the_repository_needs_it(audit: Audit, engine: Engine) -> None:
+    note(audit, "find", "find", "find", details='{"query": "UEFUSUVOVA=="}')
+    note(audit, "store", details='{"calling": "PACS"}')
+    (first, _), *_ = audit.waiting(10)
+    audit.told([first.access_id or 0])
+    assert [bool(each) for each in questions(engine)] == [False, True, True]
+    assert audit.give_up_beyond(2) == 1
+    assert [bool(each) for each in questions(engine)] == [False, False, True]
+    audit.told([access.access_id or 0 for access, _ in audit.waiting(10)])
+    assert questions(engine) == ["", "", ""]
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT details FROM accesses WHERE verb = 'store'")).scalar()
+    assert kept == '{"calling": "PACS"}'
+
+
 def test_without_a_repository_nothing_waits(engine: Engine) -> None:
     audit = Audit(Store(engine))
     note(audit, "look")
@@ -172,7 +194,7 @@ def test_only_one_of_two_tells_and_who_sweeps_may_be_another(postgresql_url: str
 
 
 @pytest.mark.parametrize(
-    ("text", "parts"),
+    ("written", "parts"),
     [
         ("syslog-tls://arr.example", ("tls", "arr.example", 6514)),
         ("syslog-tcp://10.0.0.1:1601", ("tcp", "10.0.0.1", 1601)),
@@ -180,17 +202,17 @@ def test_only_one_of_two_tells_and_who_sweeps_may_be_another(postgresql_url: str
         ("syslog-udp://[fd00::1]:1514", ("udp", "fd00::1", 1514)),
     ],
 )
-def test_a_repository_is_written_as_an_address(text: str, parts: tuple[str, str, int]) -> None:
-    assert split_repository(text) == parts
-    assert Settings(audit_repository=text, audit_tls_ca_file=Path("ca.pem")).audit_repository == text
+def test_a_repository_is_written_as_an_address(written: str, parts: tuple[str, str, int]) -> None:
+    assert split_repository(written) == parts
+    assert Settings(audit_repository=written, audit_tls_ca_file=Path("ca.pem")).audit_repository == written
 
 
 @pytest.mark.parametrize(
-    "text", ["http://x", "syslog-tls://", "syslog-tls://a b", "syslog-tls://a:x", "syslog-smtp://a"]
+    "written", ["http://x", "syslog-tls://", "syslog-tls://a b", "syslog-tls://a:x", "syslog-smtp://a"]
 )
-def test_any_other_is_refused(text: str) -> None:
+def test_any_other_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="audit_repository"):
-        Settings(audit_repository=text, audit_tls_ca_file=Path("ca.pem"))
+        Settings(audit_repository=written, audit_tls_ca_file=Path("ca.pem"))
 
 
 def test_an_entry_is_syslog_as_rfc_5424_has_it() -> None:

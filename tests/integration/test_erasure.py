@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from stores import BUCKET, KEYS, Fault, bad_store, s3_server
 from triage.errors import ConflictError, StudyNotFoundError
 from triage.order import Order, Word
 from triage.policy import Policy, judge
+from triage.records.audit import Audit
 from triage.records.erasure import Erasure
 from triage.records.intake import Intake
 from triage.records.orders import Message, Orders
@@ -24,6 +26,7 @@ from triage.records.reading import Reading
 from triage.records.store import Store
 from triage.records.tables import events, instances, metadata, subscribers
 from triage.study import ClinicalPriority, Opinion
+from triage.user import Access
 
 CANARY = "Kanarienvogel"
 POLICY = Policy()
@@ -105,6 +108,18 @@ def test_orders_and_messages_without_a_study_go_by_patient(store: Store) -> None
     with store.reading() as connection:
         kept = connection.execute(text("SELECT count(*) FROM hl7_messages WHERE content IS NOT NULL")).scalar()
     assert kept == 4
+
+
+def test_what_peers_asked_for_goes_with_a_patient_unless_a_repository_is_to_be_told(store: Store) -> None:
+    at, asked = datetime(2026, 1, 5, tzinfo=UTC), '{"query": "TEFURQ=="}'
+    for forwards in (False, True):
+        access = Access(at=at, who="PACS over DICOM", verb="find", details=asked)
+        Audit(store, forwards=forwards).enter({f"line {forwards}": access})
+    Erasure(store).erase_loose("LATE", dry_run=True)
+    assert everything(store).count(asked) == 2
+    Erasure(store).erase_loose("LATE")
+    assert everything(store).count(asked) == 1
+    assert [access.details for access, _ in Audit(store).waiting(9)] == [asked]
 
 
 def test_what_was_erased_stands_nowhere_in_the_file_of_sqlite(store: Store, tmp_path: Path) -> None:

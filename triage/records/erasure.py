@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, or_, select, update
 
+from triage.records.account_tables import accesses
 from triage.records.store import Store, has_open_job
 from triage.records.tables import (
     enquiries,
@@ -112,7 +113,7 @@ class Erasure:
         return files
 
     def erase_loose(self, patient_id: str, *, dry_run: bool = False) -> Loose:
-        """Orders of this patient, and refused messages that name the ID."""
+        """Orders of this patient, and refused messages that name the ID; and whatever peers asked for in the past."""
         with self._erasing() as connection:
             which = orders.c.patient_id == patient_id
             messages = self._messages(connection, [patient_id])
@@ -121,6 +122,7 @@ class Erasure:
                 return Loose(orders=connection.execute(query).scalar_one(), messages=len(messages))
             count = _delete(connection, orders, which)
             _delete(connection, hl7_messages, hl7_messages.c.message_id.in_(messages))
+            self._forget_questions(connection)
         return Loose(orders=count, messages=len(messages))
 
     def compact(self) -> None:
@@ -156,6 +158,11 @@ class Erasure:
             _delete(connection, orders, (orders.c.accession_number == number) & patients)
             found = self._messages(connection, [number, patient] if patient else [number])
             _delete(connection, hl7_messages, hl7_messages.c.message_id.in_(found))
+
+    def _forget_questions(self, connection: Connection) -> None:
+        """Of peers: earlier versions kept them. Those that an audit repository is still to be told of stay until then."""
+        asked = (accesses.c.verb == "find") & (accesses.c.details != "") & ~accesses.c.waits
+        connection.execute(update(accesses).where(asked).values(details=""))
 
     def _messages(self, connection: Connection, words: Sequence[str]) -> list[int]:
         """Refused ones in which all of these stand as whole fields or components."""
