@@ -137,6 +137,73 @@ def test_beyond_the_limit_the_oldest_are_given_up_and_that_is_told(audit: Audit,
     assert len(audit.list(100, same={"verb": "look"})) == 30
 
 
+@pytest.mark.parametrize("details", ["no JSON", "[]"])
+def test_an_access_that_cannot_be_written_holds_up_no_other_and_is_owned_up_to(
+    audit: Audit, engine: Engine, details: str
+) -> None:
+    note(audit, "find", details=details)
+    note(audit, "sign_in")
+    collector = Collector()
+    with telling(audit, engine, f"syslog-tcp://127.0.0.1:{collector.port}"), collector.listening():
+        assert wait_for(lambda: len(collector.entries) == 2 and not audit.waiting(1), 20)
+    assert collector.kinds == ["User Authentication/Login 0", "Security Alert/Audit Recording Stopped 12"]
+
+
+class BrokenTurn:
+    """Raises what nobody expects, once each."""
+
+    def __init__(self) -> None:
+        self.left = {"wait", "is_ours", "give_up"}
+
+    def _break(self, name: str) -> None:
+        if name in self.left:
+            self.left.remove(name)
+            raise RuntimeError
+
+    def wait(self, stop: threading.Event) -> bool:
+        self._break("wait")
+        return not stop.is_set()
+
+    def is_ours(self) -> bool:
+        self._break("is_ours")
+        return True
+
+    def give_up(self) -> None:
+        self._break("give_up")
+
+
+def test_whatever_goes_wrong_with_its_turn_the_repository_is_told(audit: Audit) -> None:
+    note(audit, "sign_in")
+    collector, broken = Collector(), BrokenTurn()
+    settings = Settings(audit_repository=f"syslog-tcp://127.0.0.1:{collector.port}")
+    running = build_forwarder(settings, audit, broken, None)
+    with collector.listening():
+        running.start()
+        assert wait_for(lambda: not audit.waiting(1), 20)
+        running.stop()
+    assert collector.kinds == ["User Authentication/Login 0"]
+    assert not broken.left
+
+
+def test_what_waits_stays_within_bounds_though_it_cannot_be_read(
+    audit: Audit, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note(audit, *["look"] * 30)
+
+    def broken(*_: object) -> None:
+        raise ValueError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Audit, "waiting", broken)
+        with telling(audit, engine, "syslog-tcp://127.0.0.1:1", audit_waiting_max=10):
+            assert wait_for(lambda: count_waiting(engine) <= 11, 20)
+
+
+def count_waiting(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM accesses WHERE waits")).scalar_one())
+
+
 def questions(engine: Engine) -> list[str]:
     with engine.connect() as connection:
         return list(

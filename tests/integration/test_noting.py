@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from daemon.dicom.command import C_FIND_RQ, N_ACTION_RQ, N_GET_RQ
+from daemon.dicom.command import C_FIND_RQ
 from daemon.dicom.exchange import SUCCESS, Question, Reply
 from daemon.noting import Noting
 from daemon.trail import Trail

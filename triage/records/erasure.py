@@ -160,7 +160,7 @@ class Erasure:
             _delete(connection, hl7_messages, hl7_messages.c.message_id.in_(found))
 
     def _forget_questions(self, connection: Connection) -> None:
-        """Of peers: earlier versions kept them. Those that an audit repository is still to be told of stay until then."""
+        """Earlier versions kept them. Those that an audit repository is still to be told of stay until then."""
         asked = (accesses.c.verb == "find") & (accesses.c.details != "") & ~accesses.c.waits
         connection.execute(update(accesses).where(asked).values(details=""))
 
