@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, or_, select, update
 
 from triage.records.account_tables import accesses
-from triage.records.store import Store, has_open_job
+from triage.records.store import SQLITE, OperationError, Store, has_open_job
 from triage.records.tables import (
     enquiries,
     events,
@@ -128,15 +128,15 @@ class Erasure:
     def compact(self) -> None:
         """SQLite alone: rewrite the file, so that nothing stands in it that was ever deleted or changed.
 
-        Whoever writes waits meanwhile: a second for each hundred megabytes or so. Raise DatabaseError.
+        Whoever writes waits meanwhile: a second for each hundred megabytes or so. Raise DatabaseError, also if
+        somebody has read for so long that the write-ahead log, with traces in it, had to stay.
         """
         if self._store.backend != "sqlite":
             return
         with self._store.engine.connect() as connection:
             driver = connection.connection.driver_connection
             if driver is not None:
-                driver.execute("VACUUM")
-                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                _rewrite(driver)
 
     @contextmanager
     def _erasing(self) -> Iterator[Connection]:
@@ -177,6 +177,17 @@ class Erasure:
         ):
             last = connection.execute(select(func.max(key))).scalar_one() or 0
             connection.execute(update(subscribers).where(column > last).values({column.name: last}))
+
+
+def _rewrite(driver: Any) -> None:  # noqa: ANN401 - the driver has no types
+    """Either statement waits for others, for the seconds that the connection has been given."""
+    try:
+        driver.execute("VACUUM")
+        is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except SQLITE.OperationalError as error:
+        raise OperationError("VACUUM", None, error) from None
+    if is_busy:
+        raise OperationError("wal_checkpoint", None, SQLITE.OperationalError("database is locked"))
 
 
 def _stands_in(words: Sequence[str], content: bytes) -> bool:
