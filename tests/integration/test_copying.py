@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -105,6 +107,48 @@ def test_it_is_put_back_and_what_was_there_is_kept(tmp_path: Path) -> None:
     assert studies(tmp_path / "a.db") == ["1.2.1"]
     assert studies(tmp_path / "before.db") == ["1.2.1", "1.2.2"]
     assert (tmp_path / "a.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_at_no_moment_is_there_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.db"
+    made(file, 1).engine.dispose()
+    copy_database(file, tmp_path / "copy.db")
+    seen: list[bool] = []
+    for name in ("rename", "replace", "hardlink_to"):
+        monkeypatch.setattr(Path, name, looking(getattr(Path, name), file, seen))
+    put_back(tmp_path / "copy.db", file, tmp_path / "before.db")
+    assert seen == [True, True]
+    assert (tmp_path / "before.db").stat().st_ino != file.stat().st_ino
+
+
+def looking(move: Callable[[Path, Path], Any], file: Path, seen: list[bool]) -> Callable[[Path, Path], Any]:
+    def moved(self: Path, target: Path) -> Any:
+        done = move(self, target)
+        seen.append(file.exists())
+        return done
+
+    return moved
+
+
+def test_it_is_put_back_where_a_file_cannot_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "a.db", 1).engine.dispose()
+    copy_database(tmp_path / "a.db", tmp_path / "copy.db")
+
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    put_back(tmp_path / "copy.db", tmp_path / "a.db", tmp_path / "before.db")
+    assert studies(tmp_path / "a.db") == studies(tmp_path / "before.db") == ["1.2.1"]
+
+
+def test_nothing_that_was_kept_before_is_overwritten(tmp_path: Path) -> None:
+    made(tmp_path / "a.db", 1).engine.dispose()
+    copy_database(tmp_path / "a.db", tmp_path / "copy.db")
+    (tmp_path / "before.db").write_bytes(b"kept")
+    with pytest.raises(TriageError, match="exists"):
+        put_back(tmp_path / "copy.db", tmp_path / "a.db", tmp_path / "before.db")
+    assert (tmp_path / "before.db").read_bytes() == b"kept"
 
 
 def test_it_is_not_put_back_under_anybody_who_has_it_open(tmp_path: Path) -> None:

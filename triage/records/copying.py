@@ -71,13 +71,23 @@ def put_back(copy: Path, file: Path, aside: Path) -> None:
         _make_durable(new)
         with _alone(file) as was_there:
             if was_there:
-                file.rename(aside)
-            new.rename(file)
+                _keep(file, aside)
+            new.replace(file)
         _make_durable(file.parent)
     except OSError as error:
         raise TriageError(f"{file}: {error.strerror}") from None
     finally:
         new.unlink(missing_ok=True)
+
+
+def _keep(file: Path, aside: Path) -> None:
+    """Under a second name: at no moment is there no database, for a daemon that starts then would make an empty one."""
+    try:
+        aside.hardlink_to(file)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without such links
+        file.rename(aside)
 
 
 @contextmanager
