@@ -1,7 +1,7 @@
 """What peers do over DICOM, as accesses for the audit.
 
-One for each study of an association, for each question and for each action; of questions that are repeated, and of
-peers that are turned away, one in some minutes.
+One for each study of an association, for each question and for each action; of questions and looks that are repeated,
+and of peers that are turned away, one in some minutes.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class Noting:
             return
         is_subscription = question.kind == N_ACTION_RQ and question.abstract_syntax == UPS_WATCH
         verb = "subscribe" if is_subscription else "look" if question.kind == N_GET_RQ else "workitem"
-        self.trail.note(_access(verb, who, address, told, uid=question.sop_instance_uid, outcome=outcome))
+        access = _access(verb, who, address, told, uid=question.sop_instance_uid, outcome=outcome)
+        (self.trail.note_once if verb == "look" else self.trail.note)(access)
 
 
 def _outcome(status: int | None) -> Outcome:

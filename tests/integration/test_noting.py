@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from daemon.dicom.command import C_FIND_RQ
+from daemon.dicom.command import C_FIND_RQ, N_ACTION_RQ, N_GET_RQ
 from daemon.dicom.exchange import SUCCESS, Question, Reply
 from daemon.noting import Noting
 from daemon.trail import Trail
@@ -58,3 +58,13 @@ def test_what_was_asked_is_noted_for_a_repository_alone(trail: Trail, engine: En
     ask(Noting(trail, tells_queries=tells), C_FIND_RQ, encoded=b"PatientID")
     ((verb, _, details),) = noted(trail, engine)
     assert (verb, "query" in details) == ("find", tells)
+
+
+def test_a_viewer_that_looks_again_and_again_is_noted_once_and_each_action_each_time(
+    trail: Trail, engine: Engine
+) -> None:
+    noting = Noting(trail, tells_queries=True)
+    for kind, uid in ((N_GET_RQ, "1.2.1"), (N_GET_RQ, "1.2.2"), (N_GET_RQ, "1.2.1"), *[(N_ACTION_RQ, "1.2.1")] * 2):
+        ask(noting, kind, uid)
+    told = [(verb, uid) for verb, uid, _ in noted(trail, engine)]
+    assert told == [("look", "1.2.1"), ("look", "1.2.2"), ("workitem", "1.2.1"), ("workitem", "1.2.1")]
