@@ -230,7 +230,7 @@ def backup(
         raise TriageError("there is no database")
     try:
         typer.echo(back_up(house, directory, store))
-        accounts.note_beside(store, "backup")
+        accounts.note_beside(store, "backup", house.settings)
     except DatabaseError as error:
         raise TriageError(f"the database cannot be read ({type(error).__name__})") from None
     finally:
@@ -252,7 +252,7 @@ def restore(
     _tell_restored(put_back(house, directory))
     store = store_of(house.settings, "restore")
     if store is not None:
-        accounts.note_beside(store, "restore")
+        accounts.note_beside(store, "restore", house.settings)
         store.engine.dispose()
 
 

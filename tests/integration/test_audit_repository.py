@@ -20,6 +20,7 @@ from sqlalchemy import Engine, text
 
 from certificates import HOST, Papers
 from daemon import tls
+from daemon.accounts import note_beside
 from daemon.auditing import forwarder
 from daemon.auditing.building import build_forwarder
 from daemon.auditing.syslog import Line, Repository, entry
@@ -224,6 +225,14 @@ def test_what_a_peer_asked_for_is_kept_no_longer_than_the_repository_needs_it(au
     with engine.connect() as connection:
         kept = connection.execute(text("SELECT details FROM accesses WHERE verb = 'store'")).scalar()
     assert kept == '{"calling": "PACS"}'
+
+
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+def test_the_repository_is_told_of_what_is_done_beside_the_daemon(audit: Audit, engine: Engine, verb: str) -> None:
+    note_beside(Store(engine), verb, Settings())
+    assert not audit.waiting(10)
+    note_beside(Store(engine), verb, Settings(audit_repository="syslog-tcp://127.0.0.1:1"))
+    assert [access.verb for access, _ in audit.waiting(10)] == [verb]
 
 
 def test_without_a_repository_nothing_waits(engine: Engine) -> None:
