@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import socket
@@ -224,6 +225,17 @@ def test_a_process_is_seen_as_long_as_it_lives(tmp_path: Path) -> None:
     assert [path.name.split()[1] for path in (tmp_path / "running").iterdir()] == ["receiver"], "the dead are removed"
     assert alive(tmp_path / "nowhere") == []
     appear(tmp_path / "nowhere" / "at-all", "web")  # no reason not to start
+
+
+def test_a_dead_process_is_dead_though_two_look_at_once(tmp_path: Path) -> None:
+    (tmp_path / "running").mkdir()
+    dead = tmp_path / "running" / "here worker-1 4711"
+    dead.touch()
+    with dead.open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # as the other one looks
+        assert alive(tmp_path) == []
+    appear(tmp_path, "receiver")
+    assert [each.process for each in alive(tmp_path)] == [each.process for each in alive(tmp_path)] == ["receiver"]
 
 
 def test_a_child_that_is_missing_is_named(settings: Settings) -> None:
