@@ -23,6 +23,7 @@ from triage.errors import TriageError
 from triage.user import Access, Outcome, Role
 
 if TYPE_CHECKING:
+    from daemon.settings import Settings
     from triage.records.store import Store
     from triage.records.tokens import Tokens
 
@@ -196,7 +197,7 @@ def noted(house: House, verb: str, study_instance_uid: str = "") -> Iterator[Non
         _enter(house, access)
 
 
-def note_beside(store: Store, verb: str) -> None:
+def note_beside(store: Store, verb: str, settings: Settings) -> None:
     """For commands that must not upgrade the database: noted if it is of this version."""
     from triage.records.audit import Audit
     from triage.records.inspection import inspect_database
@@ -204,7 +205,8 @@ def note_beside(store: Store, verb: str) -> None:
 
     try:
         if inspect_database(store).is_current:
-            Audit(store).enter({token_hex(16): Access(at=datetime.now(UTC), who=whoever(), verb=verb)})
+            audit = Audit(store, forwards=bool(settings.audit_repository))
+            audit.enter({token_hex(16): Access(at=datetime.now(UTC), who=whoever(), verb=verb)})
     except DatabaseError as error:
         log().error("accesses_lost", **describe(error), count=1)
 

@@ -204,7 +204,7 @@ class House:
     def noting(self) -> Noting:
         from daemon.noting import Noting
 
-        return Noting(self.trail)
+        return Noting(self.trail, tells_queries=bool(self.settings.audit_repository))
 
     @cached_property
     def ringer(self) -> Ringer:

@@ -1,7 +1,7 @@
 """What peers do over DICOM, as accesses for the audit.
 
-One for each study of an association, for each question and for each action; of questions that are repeated, and of
-peers that are turned away, one in some minutes.
+One for each study of an association, for each question and for each action; of questions and looks that are repeated,
+and of peers that are turned away, one in some minutes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,13 @@ _REFUSALS = range(0xC300, 0xC400)
 
 @dataclass(frozen=True)
 class Noting:
-    """Notes on a trail. No method raises, or waits for anything but a line in a file."""
+    """Notes on a trail. No method raises, or waits for anything but a line in a file.
+
+    ``tells_queries``: what was asked is noted, too. It names patients, and nobody but an audit repository reads it.
+    """
 
     trail: Trail
+    tells_queries: bool
 
     # -- what is sent to us ----------------------------------------------------------------------------------------
 
@@ -98,13 +102,15 @@ class Noting:
         if question.kind == C_FIND_RQ:
             asked = question.encoded or b""
             told |= {"class": question.abstract_syntax, "syntax": question.transfer_syntax}
-            told |= {"query": b64encode(asked).decode() if len(asked) <= _QUERY_BYTES_MAX else ""}
+            if self.tells_queries and len(asked) <= _QUERY_BYTES_MAX:
+                told |= {"query": b64encode(asked).decode()}
             same = ("find", who, address, question.abstract_syntax, outcome, sha256(asked).hexdigest())
             self.trail.note_once(_access("find", who, address, told, outcome=outcome), same)
             return
         is_subscription = question.kind == N_ACTION_RQ and question.abstract_syntax == UPS_WATCH
         verb = "subscribe" if is_subscription else "look" if question.kind == N_GET_RQ else "workitem"
-        self.trail.note(_access(verb, who, address, told, uid=question.sop_instance_uid, outcome=outcome))
+        access = _access(verb, who, address, told, uid=question.sop_instance_uid, outcome=outcome)
+        (self.trail.note_once if verb == "look" else self.trail.note)(access)
 
 
 def _outcome(status: int | None) -> Outcome:

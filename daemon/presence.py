@@ -68,7 +68,8 @@ def _seen(path: Path) -> Iterator[Alive]:
 def _is_locked(path: Path) -> bool:
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: whoever else looks just now is not taken for the process that is dead.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     else:

@@ -7,6 +7,8 @@ is away the pause between two tries doubles, up to a minute, and of what waits t
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from secrets import token_hex
@@ -17,7 +19,7 @@ from daemon.auditing.xml import Reporter, messages
 from daemon.telemetry import describe, log
 from triage.records.audit import Audit
 from triage.records.store import DatabaseError
-from triage.user import Access, Outcome
+from triage.user import Access, Outcome, Subject
 
 _AT_ONCE = 100
 _LOOK_SECONDS = 1.0
@@ -54,12 +56,31 @@ class Forwarder:
         self._thread.join(_PAUSE_SECONDS_MAX / 4)
 
     def _run(self) -> None:
-        while self.turn.wait(self._ending):
+        while not self._ending.is_set():
+            with self._whatever_happens():
+                self._take_turn()
+        with self._whatever_happens():
+            self.turn.give_up()
+
+    @contextmanager
+    def _whatever_happens(self) -> Iterator[None]:
+        """The thread goes on, with a new turn."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a thread that ended would tell nobody anything, without a word
+            log().error("audit_not_told", **describe(error))
+            with suppress(Exception):
+                self._hang_up()
+            with suppress(Exception):
+                self.turn.give_up()
+            self._ending.wait(_PAUSE_SECONDS_MAX)
+
+    def _take_turn(self) -> None:
+        if self.turn.wait(self._ending):
             pause = 0.0
             while not self._ending.wait(pause) and self.turn.is_ours():
                 pause = self._step()
             self._hang_up()
-        self.turn.give_up()
 
     def _step(self) -> float:
         """Seconds until the next."""
@@ -72,6 +93,7 @@ class Forwarder:
             return self._is_away(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the rest of the process goes on
             log().error("audit_not_told", **describe(error))
+            self._keep_bounds()
             return _PAUSE_SECONDS_MAX
 
     def tell(self) -> bool:
@@ -79,18 +101,24 @@ class Forwarder:
         waiting = self.audit.waiting(_AT_ONCE)
         if not waiting:
             return False
-        entries = [
-            entry(message, access.at.astimezone(UTC), self.us.host)
-            for access, subject in waiting
-            for message in messages(access, subject, self.us)
-        ]
+        written = [self._written(access, subject) for access, subject in waiting]
+        entries = [each for entries in written if entries is not None for each in entries]
         self._line = self._line or self.repository.connect()
         self._line.send(entries)
         self.audit.told([access.access_id for access, _ in waiting if access.access_id is not None])
+        self._own_up(written.count(None))
         if self._failures:
             log().warning("audit_repository_back", count=self._failures)
         self._failures = 0
         return len(waiting) == _AT_ONCE
+
+    def _written(self, access: Access, subject: Subject | None) -> list[bytes] | None:
+        """None if it cannot be: it would not be possible next time either, and all others wait behind it."""
+        try:
+            return [entry(each, access.at.astimezone(UTC), self.us.host) for each in messages(access, subject, self.us)]
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it
+            log().error("audit_not_told", **describe(error), access_id=access.access_id)
+            return None
 
     def _is_away(self, error: OSError) -> float:
         self._hang_up()
@@ -104,15 +132,17 @@ class Forwarder:
 
     def _keep_bounds(self) -> None:
         try:
-            count = self.audit.give_up_beyond(self.waiting_max)
-            if count:
-                log().error("audit_given_up", count=count)
-                given_up = Access(
-                    at=datetime.now(UTC), who=f"triage on {self.us.host}", verb="audit_given_up", outcome=Outcome.FAILED
-                )
-                self.audit.enter({token_hex(16): given_up})
+            self._own_up(self.audit.give_up_beyond(self.waiting_max))
         except DatabaseError as error:
             log().error("audit_not_read", **describe(error))
+
+    def _own_up(self, count: int) -> None:
+        """That so many will not be told, which is told."""
+        if count:
+            log().error("audit_given_up", count=count)
+            us = f"triage on {self.us.host}"
+            given_up = Access(at=datetime.now(UTC), who=us, verb="audit_given_up", outcome=Outcome.FAILED)
+            self.audit.enter({token_hex(16): given_up})
 
     def _hang_up(self) -> None:
         if self._line is not None:

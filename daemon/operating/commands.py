@@ -229,7 +229,7 @@ def backup(
     store = need_store(house.settings, "backup")
     try:
         typer.echo(back_up(house, directory, store))
-        accounts.note_beside(store, "backup")
+        accounts.note_beside(store, "backup", house.settings)
     except DatabaseError as error:
         raise refusal(error, house.settings) from None
     finally:
@@ -251,7 +251,7 @@ def restore(
     _tell_restored(put_back(house, directory))
     store = store_of(house.settings, "restore")
     if store is not None:
-        accounts.note_beside(store, "restore")
+        accounts.note_beside(store, "restore", house.settings)
         store.engine.dispose()
 
 

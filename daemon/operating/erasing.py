@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from daemon.accounts import noted
+from daemon.complaint import DatabaseUnavailableError, complaint
 from daemon.house import House
 from triage.errors import ConflictError
 from triage.records.erasure import Erasure, Held, Loose
+from triage.records.store import DatabaseError
 
 _SMALL_BYTES = 256 * 2**20
 
@@ -44,11 +46,20 @@ def _delete(house: House, files: Sequence[str] | set[str]) -> None:
 
 
 def compact(house: House, *, always: bool) -> bool:
-    """Of a large file only if asked: whoever writes waits meanwhile. Whether nothing is left in it."""
+    """Of a large file only if asked: whoever writes waits meanwhile. Whether nothing is left in it.
+
+    Raise DatabaseUnavailableError if somebody is in the way for so long that traces are left.
+    """
     file = house.settings.sqlite_file
     if file is not None and file.stat().st_size > _SMALL_BYTES and not always:
         return False
-    Erasure(house.store).compact()
+    try:
+        Erasure(house.store).compact()
+    except DatabaseError as error:
+        words = (
+            f"traces may still lie in the database's files ({complaint(error)}): `triage purge --compact` again later"
+        )
+        raise DatabaseUnavailableError(words) from None
     return True
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 from listening import stays_false, wait_for
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from certificates import HOST, Papers
 from daemon import tls
+from daemon.accounts import note_beside
 from daemon.auditing import forwarder
 from daemon.auditing.building import build_forwarder
 from daemon.auditing.syslog import Line, Repository, entry
@@ -137,6 +138,103 @@ def test_beyond_the_limit_the_oldest_are_given_up_and_that_is_told(audit: Audit,
     assert len(audit.list(100, same={"verb": "look"})) == 30
 
 
+@pytest.mark.parametrize("details", ["no JSON", "[]"])
+def test_an_access_that_cannot_be_written_holds_up_no_other_and_is_owned_up_to(
+    audit: Audit, engine: Engine, details: str
+) -> None:
+    note(audit, "find", details=details)
+    note(audit, "sign_in")
+    collector = Collector()
+    with telling(audit, engine, f"syslog-tcp://127.0.0.1:{collector.port}"), collector.listening():
+        assert wait_for(lambda: len(collector.entries) == 2 and not audit.waiting(1), 20)
+    assert collector.kinds == ["User Authentication/Login 0", "Security Alert/Audit Recording Stopped 12"]
+
+
+class BrokenTurn:
+    """Raises what nobody expects, once each."""
+
+    def __init__(self) -> None:
+        self.left = {"wait", "is_ours", "give_up"}
+
+    def _break(self, name: str) -> None:
+        if name in self.left:
+            self.left.remove(name)
+            raise RuntimeError
+
+    def wait(self, stop: threading.Event) -> bool:
+        self._break("wait")
+        return not stop.is_set()
+
+    def is_ours(self) -> bool:
+        self._break("is_ours")
+        return True
+
+    def give_up(self) -> None:
+        self._break("give_up")
+
+
+def test_whatever_goes_wrong_with_its_turn_the_repository_is_told(audit: Audit) -> None:
+    note(audit, "sign_in")
+    collector, broken = Collector(), BrokenTurn()
+    settings = Settings(audit_repository=f"syslog-tcp://127.0.0.1:{collector.port}")
+    running = build_forwarder(settings, audit, broken, None)
+    with collector.listening():
+        running.start()
+        assert wait_for(lambda: not audit.waiting(1), 20)
+        running.stop()
+    assert collector.kinds == ["User Authentication/Login 0"]
+    assert not broken.left
+
+
+def test_what_waits_stays_within_bounds_though_it_cannot_be_read(
+    audit: Audit, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note(audit, *["look"] * 30)
+
+    def broken(*_: object) -> None:
+        raise ValueError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Audit, "waiting", broken)
+        with telling(audit, engine, "syslog-tcp://127.0.0.1:1", audit_waiting_max=10):
+            assert wait_for(lambda: count_waiting(engine) <= 11, 20)
+
+
+def count_waiting(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM accesses WHERE waits")).scalar_one())
+
+
+def questions(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(
+            connection.execute(text("SELECT details FROM accesses WHERE verb = 'find' ORDER BY access_id")).scalars()
+        )
+
+
+def test_what_a_peer_asked_for_is_kept_no_longer_than_the_repository_needs_it(audit: Audit, engine: Engine) -> None:
+    note(audit, "find", "find", "find", details='{"query": "UEFUSUVOVA=="}')
+    note(audit, "store", details='{"calling": "PACS"}')
+    (first, _), *_ = audit.waiting(10)
+    audit.told([first.access_id or 0])
+    assert [bool(each) for each in questions(engine)] == [False, True, True]
+    assert audit.give_up_beyond(2) == 1
+    assert [bool(each) for each in questions(engine)] == [False, False, True]
+    audit.told([access.access_id or 0 for access, _ in audit.waiting(10)])
+    assert questions(engine) == ["", "", ""]
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT details FROM accesses WHERE verb = 'store'")).scalar()
+    assert kept == '{"calling": "PACS"}'
+
+
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+def test_the_repository_is_told_of_what_is_done_beside_the_daemon(audit: Audit, engine: Engine, verb: str) -> None:
+    note_beside(Store(engine), verb, Settings())
+    assert not audit.waiting(10)
+    note_beside(Store(engine), verb, Settings(audit_repository="syslog-tcp://127.0.0.1:1"))
+    assert [access.verb for access, _ in audit.waiting(10)] == [verb]
+
+
 def test_without_a_repository_nothing_waits(engine: Engine) -> None:
     audit = Audit(Store(engine))
     note(audit, "look")
@@ -172,7 +270,7 @@ def test_only_one_of_two_tells_and_who_sweeps_may_be_another(postgresql_url: str
 
 
 @pytest.mark.parametrize(
-    ("text", "parts"),
+    ("written", "parts"),
     [
         ("syslog-tls://arr.example", ("tls", "arr.example", 6514)),
         ("syslog-tcp://10.0.0.1:1601", ("tcp", "10.0.0.1", 1601)),
@@ -180,17 +278,17 @@ def test_only_one_of_two_tells_and_who_sweeps_may_be_another(postgresql_url: str
         ("syslog-udp://[fd00::1]:1514", ("udp", "fd00::1", 1514)),
     ],
 )
-def test_a_repository_is_written_as_an_address(text: str, parts: tuple[str, str, int]) -> None:
-    assert split_repository(text) == parts
-    assert Settings(audit_repository=text, audit_tls_ca_file=Path("ca.pem")).audit_repository == text
+def test_a_repository_is_written_as_an_address(written: str, parts: tuple[str, str, int]) -> None:
+    assert split_repository(written) == parts
+    assert Settings(audit_repository=written, audit_tls_ca_file=Path("ca.pem")).audit_repository == written
 
 
 @pytest.mark.parametrize(
-    "text", ["http://x", "syslog-tls://", "syslog-tls://a b", "syslog-tls://a:x", "syslog-smtp://a"]
+    "written", ["http://x", "syslog-tls://", "syslog-tls://a b", "syslog-tls://a:x", "syslog-smtp://a"]
 )
-def test_any_other_is_refused(text: str) -> None:
+def test_any_other_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="audit_repository"):
-        Settings(audit_repository=text, audit_tls_ca_file=Path("ca.pem"))
+        Settings(audit_repository=written, audit_tls_ca_file=Path("ca.pem"))
 
 
 def test_an_entry_is_syslog_as_rfc_5424_has_it() -> None:

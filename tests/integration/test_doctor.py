@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import socket
@@ -88,7 +89,11 @@ def with_(settings: Settings, **changes: Any) -> Settings:
 
 
 def test_sound_settings_are_told_in_one_line(settings: Settings) -> None:
-    assert grades(look_at_settings(settings, Policy())) == ["ok no contradiction; policy default-1"]
+    for sound in (settings, with_(settings, **CALLING)):
+        assert grades(look_at_settings(sound, Policy())) == ["ok no contradiction; policy default-1"]
+
+
+CALLING = {"dicom_tls_calling": True, "dicom_tls_ca_file": Path("ca.pem")}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +110,10 @@ def test_sound_settings_are_told_in_one_line(settings: Settings) -> None:
         ({"hl7_port": 2575, "hl7_host": "0.0.0.0"}, "warn hl7_host 0.0.0.0 is reached"),
         ({"hl7_peers": ("10.1.0.0/16",)}, "warn hl7_peers are listed, but hl7_port is 0"),
         ({"pixel_store_endpoint": "http://127.0.0.1:1"}, "warn pixel_store_endpoint is set"),
+        (
+            CALLING | {"dicom_tls_certificate_file": Path("c.pem"), "dicom_tls_key_file": Path("k.pem")},
+            "warn dicom_tls_",
+        ),
         ({"workers": 64, "torch_threads": 8, "decode_mib": 256, "decoders": 1}, "warn 64 workers with 512 threads"),
         ({"decoders": 256, "decode_mib": 1_000_000}, "warn 256 decoders may take"),
     ],
@@ -264,6 +273,17 @@ def test_a_machine_whose_name_no_file_could_have_knows_its_own(tmp_path: Path, m
     monkeypatch.setattr(socket, "gethostname", lambda: "röntgen/2 " + 60 * "x")
     appear(tmp_path, "web")
     assert here(alive(tmp_path)) == {"web": 1}
+
+
+def test_a_dead_process_is_dead_though_two_look_at_once(tmp_path: Path) -> None:
+    (tmp_path / "running").mkdir()
+    dead = tmp_path / "running" / "here worker-1 4711"
+    dead.touch()
+    with dead.open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # as the other one looks
+        assert alive(tmp_path) == []
+    appear(tmp_path, "receiver")
+    assert [each.process for each in alive(tmp_path)] == [each.process for each in alive(tmp_path)] == ["receiver"]
 
 
 def test_a_child_that_is_missing_is_named(settings: Settings) -> None:

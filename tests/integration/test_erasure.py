@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text
 
+from daemon.complaint import DatabaseUnavailableError
 from daemon.house import House
 from daemon.kept import KeptFile
-from daemon.operating.erasing import erase, refuse_waited_for
+from daemon.operating.erasing import compact, erase, refuse_waited_for
 from daemon.settings import Settings
 from making import CARD, finding, received
 from stores import BUCKET, KEYS, Fault, bad_store, s3_server
 from triage.errors import ConflictError, StudyNotFoundError
 from triage.order import Order, Word
 from triage.policy import Policy, judge
+from triage.records.audit import Audit
 from triage.records.erasure import Erasure
 from triage.records.intake import Intake
 from triage.records.orders import Message, Orders
 from triage.records.queue import Queue, Result
 from triage.records.reading import Reading
-from triage.records.store import Store
+from triage.records.store import OperationError, Store, open_engine
 from triage.records.subscriptions import ALL_WORKITEMS, Subscriptions
 from triage.records.tables import events, instances, metadata, subscribers
 from triage.study import ClinicalPriority, Opinion, workitem_uid
+from triage.user import Access
 
 CANARY = "Kanarienvogel"
 POLICY = Policy()
@@ -109,6 +113,18 @@ def test_orders_and_messages_without_a_study_go_by_patient(store: Store) -> None
     assert kept == 4
 
 
+def test_what_peers_asked_for_goes_with_a_patient_unless_a_repository_is_to_be_told(store: Store) -> None:
+    at, asked = datetime(2026, 1, 5, tzinfo=UTC), '{"query": "TEFURQ=="}'
+    for forwards in (False, True):
+        access = Access(at=at, who="PACS over DICOM", verb="find", details=asked)
+        Audit(store, forwards=forwards).enter({f"line {forwards}": access})
+    Erasure(store).erase_loose("LATE", dry_run=True)
+    assert everything(store).count(asked) == 2
+    Erasure(store).erase_loose("LATE")
+    assert everything(store).count(asked) == 1
+    assert [access.details for access, _ in Audit(store).waiting(9)] == [asked]
+
+
 def test_what_was_erased_stands_nowhere_in_the_file_of_sqlite(store: Store, tmp_path: Path) -> None:
     if store.backend != "sqlite":
         pytest.skip("PostgreSQL overwrites with its own vacuum")
@@ -119,6 +135,34 @@ def test_what_was_erased_stands_nowhere_in_the_file_of_sqlite(store: Store, tmp_
     Erasure(store).compact()
     assert CANARY.encode() not in files()
     assert b"OTHER" in files()
+
+
+@pytest.fixture
+def impatient(store: Store) -> Store:
+    if store.backend != "sqlite":
+        pytest.skip("PostgreSQL overwrites with its own vacuum")
+    with store.engine.connect() as connection:  # the one connection of the pool
+        connection.exec_driver_sql("PRAGMA busy_timeout=100")
+    return store
+
+
+def test_it_is_not_said_to_be_compact_while_a_reader_keeps_the_log(impatient: Store, tmp_path: Path) -> None:
+    other = open_engine(f"sqlite:///{tmp_path / 'triage.db'}")
+    with Store(other).reading() as reader:
+        reader.execute(text("SELECT count(*) FROM studies")).scalar()
+        Erasure(impatient).erase("1.2.1")
+        with pytest.raises(OperationError, match="locked"):
+            Erasure(impatient).compact()
+    Erasure(impatient).compact()
+    other.dispose()
+    assert not (tmp_path / "triage.db-wal").stat().st_size
+
+
+def test_a_writer_in_the_way_of_compacting_is_an_error_of_the_database(impatient: Store, tmp_path: Path) -> None:
+    other = open_engine(f"sqlite:///{tmp_path / 'triage.db'}")
+    with Store(other).writing(), pytest.raises(OperationError, match="locked"):
+        Erasure(impatient).compact()
+    other.dispose()
 
 
 def test_subscribers_miss_nothing_though_numbers_are_given_again(store: Store) -> None:
@@ -173,6 +217,17 @@ def test_films_go_with_their_study_and_whoever_is_interrupted_begins_again(
     assert erase(house, "1.2.1") == 1
     assert Erasure(house.store).of_study("1.2.1") == []
     assert len(kept(house)) == 1
+
+
+def test_whoever_purges_is_told_in_a_line_that_traces_are_left(house: House) -> None:
+    keep(house, 1, b"one")
+    with house.store.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout=100")
+    other, told = open_engine(house.settings.url), r"traces may still lie .*database is locked"
+    with Store(other).writing(), pytest.raises(DatabaseUnavailableError, match=told):
+        compact(house, always=True)
+    other.dispose()
+    assert compact(house, always=True)
 
 
 def broken(*_: object) -> list[str]:

@@ -1,12 +1,16 @@
-"""Accesses to studies: who did what, when, from where, and how it ended. Rows are only ever added."""
+"""Accesses to studies: who did what, when, from where, and how it ended.
+
+Rows are only ever added; what they hold for a repository alone goes when it has been told.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, case, select, update
 
 from triage.records.account_tables import accesses
 from triage.records.store import Store
@@ -14,6 +18,8 @@ from triage.records.tables import studies, workitems
 from triage.user import Access, Outcome, Subject
 
 _COLUMNS = [accesses.c[name] for name in ("access_id", "at", "who", "verb", "study_instance_uid", "outcome", "address")]
+# A row that waits no longer: what it tells of a question may name a patient.
+_DONE: dict[str, Any] = {"waits": False, "details": case((accesses.c.verb == "find", ""), else_=accesses.c.details)}
 _WIDTHS = {"who": 64, "verb": 32, "study_instance_uid": 64, "address": 64}
 
 
@@ -68,7 +74,7 @@ class Audit:
     def told(self, access_ids: Collection[int]) -> None:
         """The repository has them."""
         with self._store.writing() as connection:
-            connection.execute(update(accesses).where(accesses.c.access_id.in_(access_ids)).values(waits=False))
+            connection.execute(update(accesses).where(accesses.c.access_id.in_(access_ids)).values(_DONE))
 
     def give_up_beyond(self, most: int) -> int:
         """How many of the oldest will not be told any more; they stay in the table."""
@@ -77,7 +83,7 @@ class Audit:
             last = connection.execute(newest.offset(most).limit(1)).scalar()
             if last is None:
                 return 0
-            old = update(accesses).where(accesses.c.waits & (accesses.c.access_id <= last)).values(waits=False)
+            old = update(accesses).where(accesses.c.waits & (accesses.c.access_id <= last)).values(_DONE)
             return connection.execute(old).rowcount
 
 

@@ -14,16 +14,20 @@ from typing import Any
 from triage.errors import TriageError
 from triage.records.store import LOCK_SECONDS, SQLITE
 
-# Pages at a time: whoever writes meanwhile waits for no more than that.
+# Pages at a time: between two of them a signal is heard.
 _PAGES = 4096
 
 
 def copy_database(file: Path, copy: Path) -> None:
-    """What is committed now, by SQLite's online backup. Raise TriageError, and leave nothing behind."""
+    """What is committed now, by SQLite's online backup. Raise TriageError, and leave nothing behind.
+
+    Nobody who writes waits for it.
+    """
     aside = copy.with_name(f".{copy.name}.part")
     try:
         _make_private(aside)
         with closing(_opened(file, "ro")) as source, closing(_opened(aside, "rw")) as target:
+            _hold(source)
             source.backup(target, pages=_PAGES)
             target.execute("PRAGMA journal_mode=DELETE")  # one file, that can be carried away
         check_copy(aside)
@@ -34,6 +38,12 @@ def copy_database(file: Path, copy: Path) -> None:
         raise TriageError(f"{copy}: the database could not be copied there ({_words(error)})") from None
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _hold(database: Any) -> None:  # noqa: ANN401 - the driver has no types
+    """Read what is committed now to the end: else the copy begins anew whenever another process has written."""
+    database.execute("BEGIN")
+    database.execute("SELECT count(*) FROM sqlite_master").fetchone()  # it is a reader from its first SELECT only
 
 
 def check_copy(file: Path) -> str | None:
@@ -61,13 +71,23 @@ def put_back(copy: Path, file: Path, aside: Path) -> None:
         make_durable(new)
         with _alone(file) as was_there:
             if was_there:
-                file.rename(aside)
-            new.rename(file)
+                _keep(file, aside)
+            new.replace(file)
         make_durable(file.parent)
     except OSError as error:
         raise TriageError(f"{file}: {error.strerror}") from None
     finally:
         new.unlink(missing_ok=True)
+
+
+def _keep(file: Path, aside: Path) -> None:
+    """Under a second name: at no moment is there no database, for a daemon that starts then would make an empty one."""
+    try:
+        aside.hardlink_to(file)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without such links
+        file.rename(aside)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, or_, select, update
 
-from triage.records.store import Store, has_open_job
+from triage.records.account_tables import accesses
+from triage.records.store import SQLITE, OperationError, Store, has_open_job
 from triage.records.tables import (
     enquiries,
     events,
@@ -112,7 +113,7 @@ class Erasure:
         return files
 
     def erase_loose(self, patient_id: str, *, dry_run: bool = False) -> Loose:
-        """Orders of this patient, and refused messages that name the ID."""
+        """Orders of this patient, and refused messages that name the ID; and whatever peers asked for in the past."""
         with self._erasing() as connection:
             which = orders.c.patient_id == patient_id
             messages = self._messages(connection, [patient_id])
@@ -121,20 +122,21 @@ class Erasure:
                 return Loose(orders=connection.execute(query).scalar_one(), messages=len(messages))
             count = _delete(connection, orders, which)
             _delete(connection, hl7_messages, hl7_messages.c.message_id.in_(messages))
+            self._forget_questions(connection)
         return Loose(orders=count, messages=len(messages))
 
     def compact(self) -> None:
         """SQLite alone: rewrite the file, so that nothing stands in it that was ever deleted or changed.
 
-        Whoever writes waits meanwhile: a second for each hundred megabytes or so. Raise DatabaseError.
+        Whoever writes waits meanwhile: a second for each hundred megabytes or so. Raise DatabaseError, also if
+        somebody has read for so long that the write-ahead log, with traces in it, had to stay.
         """
         if self._store.backend != "sqlite":
             return
         with self._store.engine.connect() as connection:
             driver = connection.connection.driver_connection
             if driver is not None:
-                driver.execute("VACUUM")
-                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                _rewrite(driver)
 
     @contextmanager
     def _erasing(self) -> Iterator[Connection]:
@@ -157,6 +159,11 @@ class Erasure:
             found = self._messages(connection, [number, patient] if patient else [number])
             _delete(connection, hl7_messages, hl7_messages.c.message_id.in_(found))
 
+    def _forget_questions(self, connection: Connection) -> None:
+        """Earlier versions kept them. Those that an audit repository is still to be told of stay until then."""
+        asked = (accesses.c.verb == "find") & (accesses.c.details != "") & ~accesses.c.waits
+        connection.execute(update(accesses).where(asked).values(details=""))
+
     def _messages(self, connection: Connection, words: Sequence[str]) -> list[int]:
         """Refused ones in which all of these stand as whole fields or components."""
         kept = select(hl7_messages.c.message_id, hl7_messages.c.content).where(hl7_messages.c.content.is_not(None))
@@ -170,6 +177,17 @@ class Erasure:
         ):
             last = connection.execute(select(func.max(key))).scalar_one() or 0
             connection.execute(update(subscribers).where(column > last).values({column.name: last}))
+
+
+def _rewrite(driver: Any) -> None:  # noqa: ANN401 - the driver has no types
+    """Either statement waits for others, for the seconds that the connection has been given."""
+    try:
+        driver.execute("VACUUM")
+        is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except SQLITE.OperationalError as error:
+        raise OperationError("VACUUM", None, error) from None
+    if is_busy:
+        raise OperationError("wal_checkpoint", None, SQLITE.OperationalError("database is locked"))
 
 
 def _stands_in(words: Sequence[str], content: bytes) -> bool:
