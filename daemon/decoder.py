@@ -160,7 +160,7 @@ class Decoder:
             self._control, its_end = socket.socketpair()
             with its_end:
                 self._nursery = subprocess.Popen(
-                    [sys.executable, "-m", "daemon.sandbox"],
+                    [sys.executable, "-P", "-m", "daemon.sandbox"],
                     stdin=its_end.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

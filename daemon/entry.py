@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from daemon.house import House
-from daemon.notation import is_loopback, split_proxy, split_role
+from daemon.notation import split_proxy, split_role
 from daemon.settings import Settings
 from daemon.telemetry import log
 from daemon.web.keys import Keys
@@ -34,13 +34,13 @@ def build_entrance(house: House) -> Entrance:
 
 
 def _refuse_open_door(settings: Settings, *, has_keys: bool) -> None:
-    where = settings.http_host
-    is_reached = not is_loopback(where)
+    where = settings.http_url or settings.http_host
+    is_reached = settings.http_is_reached
     if is_reached and not has_keys:
         if not settings.http_allow_remote:
             raise TriageError(
                 f"http_host {where}: the page shows patients, and nobody has a password yet. Make a user with "
-                "`triage users add NAME --role admin`, or set oidc_issuer, or keep http_host on loopback"
+                "`triage users add NAME --role admin`, or set oidc_issuer, or keep it on loopback, without a proxy"
             )
         log().warning("web_open_to_all", host=where, setting="http_allow_remote")
     if is_reached and has_keys and not settings.http_is_encrypted:

@@ -69,7 +69,7 @@ def _answered(request: dict[str, Any]) -> bytes:
     try:
         with (
             subprocess.Popen(
-                [sys.executable, "-m", "daemon.dataset"],
+                [sys.executable, "-P", "-m", "daemon.dataset"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

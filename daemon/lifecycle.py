@@ -243,7 +243,8 @@ class Supervisor:
 
     def _born(self, child: Child) -> tuple[subprocess.Popen[bytes], int]:
         """The process, and the end of the pipe where it is heard. Raise OSError."""
-        command = [sys.executable, "-m", "daemon.cli", *child.arguments]
+        # -P: nothing is imported from the folder we were started in.
+        command = [sys.executable, "-P", "-m", "daemon.cli", *child.arguments]
         ours, its_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         told = environment_of_child(Supervised(name=child.name, folder=self._folder, beats=its_end))
         try:

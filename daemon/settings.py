@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from daemon.notation import (
+    is_loopback,
     lacks_password,
     sender_network,
     split_application,
@@ -262,6 +263,12 @@ class Settings(BaseSettings):
         if self.database_password_file:
             return with_password(self.database_url, self.database_password_file)
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'triage.db'}"
+
+    @property
+    def http_is_reached(self) -> bool:
+        """From other machines: by itself, or through a proxy."""
+        hosts = (self.http_host, self.http_name or self.http_host)
+        return bool(self.http_proxies) or not all(map(is_loopback, hosts))
 
     @property
     def http_is_encrypted(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from daemon.entry import oidc_client
-from daemon.notation import is_loopback
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.settings import Settings
 from daemon.web.oidc import Provider, SignInError
@@ -14,15 +13,15 @@ from triage.user import Role
 
 
 def look_at_web(settings: Settings, users: Users) -> Iterator[Verdict]:
-    where, everybody = settings.http_host, users.all()
+    where, everybody = settings.http_url or settings.http_host, users.all()
     has_keys = bool(everybody) or bool(settings.oidc_issuer)
-    if is_loopback(where) and not has_keys:
+    if not settings.http_is_reached and not has_keys:
         yield ok(Area.WEB, "the page is open to this machine alone, without users")
         return
     if not has_keys:
         yield _open(settings)
         return
-    if not is_loopback(where) and not settings.http_is_encrypted:
+    if settings.http_is_reached and not settings.http_is_encrypted:
         words = f"the page is reached at {where}, and passwords travel in the clear"
         yield warn(Area.WEB, words, "set http_tls_certificate_file, or http_url to https://NAME of a proxy with TLS")
     if not settings.oidc_issuer and not any(user.role is Role.ADMIN and not user.disabled for user in everybody):
@@ -31,7 +30,7 @@ def look_at_web(settings: Settings, users: Users) -> Iterator[Verdict]:
 
 
 def _open(settings: Settings) -> Verdict:
-    words = f"the page shows patients at {settings.http_host} to everybody"
+    words = f"the page shows patients at {settings.http_url or settings.http_host} to everybody"
     if settings.http_allow_remote:
         return warn(Area.WEB, f"{words}, unless the proxy before it asks who it is", "make users, or see that it does")
     return fail(Area.WEB, f"{words}: `triage web` does not start", "triage users add NAME --role admin")

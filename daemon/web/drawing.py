@@ -41,7 +41,7 @@ class Drawing:
             with self.kept.reading(sha256) as path:
                 verify(path, sha256)
                 # The file's name says nothing of a patient, so that a list of processes tells nothing.
-                command = [sys.executable, "-m", "daemon.cli", "explain", str(path), "--kind", kind, "--out", "-"]
+                command = [sys.executable, "-P", "-m", "daemon.cli", "explain", str(path), "--kind", kind, "--out", "-"]
                 found = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=True)  # noqa: S603 - no shell, our own words
         except (NotAnalysed, subprocess.SubprocessError, OSError) as error:
             log().warning("explanation_failed", error=type(error).__name__)

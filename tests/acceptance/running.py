@@ -170,7 +170,11 @@ class Daemon:
         for process in self.family():
             with suppress(psutil.Error):
                 line = process.cmdline()
-                if process.status() != psutil.STATUS_ZOMBIE and line[1:4] == ["-m", "daemon.cli", command]:
+                if process.status() != psutil.STATUS_ZOMBIE and [part for part in line[1:5] if part != "-P"][:3] == [
+                    "-m",
+                    "daemon.cli",
+                    command,
+                ]:
                     return process
         return None
 

@@ -464,6 +464,8 @@ def test_a_sqlite_database_that_was_not_begun_is_not_made(settings: Settings) ->
 def test_who_can_come_in_is_told(settings: Settings, engine: Engine) -> None:
     users, remote = Users(Store(engine)), with_(settings, http_host="0.0.0.0")
     assert faults(look_at_web(settings, users)) == []
+    behind = with_(settings, http_url="https://triage.example", http_proxies=("127.0.0.1",))
+    assert only(look_at_web(behind, users)).startswith("fail the page shows patients at https://triage.example")
     assert only(look_at_web(remote, users)).startswith("fail the page shows patients at 0.0.0.0 to everybody")
     assert only(look_at_web(with_(remote, http_allow_remote=True), users)).startswith("warn ")
     users.add("Dr Adler", Role.RADIOLOGIST, "correct horse battery")
