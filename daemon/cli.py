@@ -11,6 +11,7 @@ import sys
 import textwrap
 from dataclasses import asdict, replace
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def main_options(
+    *,
+    show_version: Annotated[bool, typer.Option("--version", help="Tell the version and end.", is_eager=True)] = False,
+) -> None:
+    if show_version:
+        typer.echo(version("worklist-triage"))
+        raise typer.Exit
 
 
 # -- processes -----------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def run_demo(films: Path | None, stay: bool, count: int, settings: Settings) -> 
         whole = show.ready() and show.morning()
         if stay and not stop.is_set():
             console.print(f"The worklist stays at {show.address}/ until Ctrl-C.")
+            console.print(f"For the command line: export TRIAGE_DATA_DIR={home / 'data'}", soft_wrap=True)
             stop.wait()
     return 0 if whole else 1
 

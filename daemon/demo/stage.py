@@ -139,7 +139,7 @@ def _playing(name: str, arguments: Sequence[str], home: Path, settings: dict[str
     log = home / f"{name}.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(  # noqa: S603 - our own commands
-            [sys.executable, "-c", BOUND.format(module), *rest],
+            [sys.executable, "-P", "-c", BOUND.format(module), *rest],
             env={**environment_without_settings(), **settings, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if name == "sender" else errors,

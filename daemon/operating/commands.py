@@ -260,7 +260,7 @@ def _tell_restored(done: Restored) -> None:
     if done.aside:
         typer.echo(f"the database that was there: {done.aside} (patient data: remove it when all is well)")
     for uid in done.erased:
-        typer.echo(f"erased since and back again: triage purge {uid}")
+        typer.echo(f"erased since and back again: triage purge --force {uid}")
     typer.echo("Users disabled and tokens revoked since are as they were then: look at `triage users list`.")
     typer.echo("Films that came since are on disk: the scheduler lists them within twenty minutes of its start.")
 

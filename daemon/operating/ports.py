@@ -56,8 +56,11 @@ def _look(name: str, address: tuple[str, int], is_ours: Callable[[], bool], *, r
 
 
 def _taken(name: str, port: int, words: str, is_ours: bool, runs: bool) -> Verdict:  # noqa: FBT001
-    if is_ours:
+    if is_ours and runs:
         return ok(Area.PORTS, f"{words} is answered by triage")
+    if is_ours:
+        fix = f"find it with `ss -ltnp 'sport = :{port}'`; is TRIAGE_DATA_DIR set?"
+        return warn(Area.PORTS, f"{words} is answered by a triage of which this data folder knows nothing", fix)
     if runs:
         return warn(Area.PORTS, f"{words} is taken and does not answer as it should", "look at its process's log")
     fix = f"find it with `ss -ltnp 'sport = :{port}'`, or set another {name}"

@@ -231,7 +231,9 @@ def test_a_page_over_https_is_known_for_ours(settings: Settings, tmp_path: Path)
         server.socket = Files.of(ours, "http").serving().wrap_socket(server.socket, server_side=True)
         answering = threading.Thread(target=server.serve_forever)
         answering.start()
-        assert grades(look_at_ports(ours, []))[1].endswith("is answered by triage")
+        web = Alive(host=this_host(), process="web", process_id=1, since=datetime.now(UTC))
+        assert grades(look_at_ports(ours, [web]))[1].endswith("is answered by triage")
+        assert "this data folder knows nothing" in only(look_at_ports(ours, []))
         server.shutdown()
         answering.join(10)
 
@@ -287,11 +289,13 @@ def test_a_dead_process_is_dead_though_two_look_at_once(tmp_path: Path) -> None:
 
 
 def test_a_child_that_is_missing_is_named(settings: Settings) -> None:
-    host, now = this_host(), datetime.now(UTC)
-    running = [Alive(host=host, process=name, process_id=1, since=now) for name in ("serve", "receiver", "web")]
+    host, then = this_host(), datetime.now(UTC) - timedelta(minutes=5)
+    running = [Alive(host=host, process=name, process_id=1, since=then) for name in ("serve", "receiver", "web")]
     assert only(look_at_processes(settings, running, should_run=True)).startswith("warn scheduler, worker-1 missing")
     assert faults(look_at_processes(settings, running[1:], should_run=True)) == [], "each alone is a site's own choice"
     assert only(look_at_processes(settings, [], should_run=True)).startswith("fail no process")
+    starting = [dataclasses.replace(running[0], since=datetime.now(UTC)), *running[1:]]
+    assert faults(look_at_processes(settings, starting, should_run=True)) == [], "it takes its time"
 
 
 # -- certificates --------------------------------------------------------------------------------------------------

@@ -111,7 +111,9 @@ class Users:
         try:
             connection.execute(insert(users).values(plain | row))
         except IntegrityError:
-            raise ConflictError("there is a user of this name") from None
+            raise ConflictError(
+                "there is a user of this name; one that is disabled comes back by `triage users disable NAME --undo`"
+            ) from None
 
     def _locked(self, connection: Connection, name: str) -> RowMapping:
         found = select(users).where(users.c.user_name == name).with_for_update()
