@@ -21,7 +21,6 @@ import chests
 import httpx
 import numpy as np
 import psutil
-from pydicom.uid import generate_uid
 from rich.console import Console
 from rich.table import Table
 from running import Daemon, associated, wait_for
@@ -33,10 +32,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # Of half an hour; shorter ones have their share.
 CONNECTIONS, STUDIES, MINUTES = 10_000, 5_000, 30.0
 FILMS_EACH = 10  # of an association
+BURST = 16  # associations at once at the beginning: whatever grows with the largest batch has then grown
+TRIES = 3
 LOOK_SECONDS = 5.0
 WARM_SHARE = 0.25
 # What may be more at the end than once warm: an allocator settles, a pool opens one more connection.
 LIMITS = {"MiB": 24.0, "threads": 3.0, "descriptors": 6.0}
+PIXELS = synthetic.film(rows=512, columns=512)
 KINDS = ("serve", "receive", "work", "schedule", "web")
 
 
@@ -72,17 +74,17 @@ def connect(daemon: Daemon, number: int) -> None:
         peer.sendall((b"", b"\x01\x00\x00", b"GET / HTTP/1.0\r\n\r\n")[number % 4])
 
 
-def send(daemon: Daemon, films: list[chests.Dataset], counts: Counts) -> None:
-    """A study each, in one association."""
-    pairs = [(chests.CR, films[0].file_meta.TransferSyntaxUID)]
-    with associated(daemon.dicom_port, pairs) as association:
-        for film in films:
-            film.StudyInstanceUID, film.SeriesInstanceUID = generate_uid(), generate_uid()
-            film.SOPInstanceUID = film.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-            if association.is_established and association.send_c_store(film).get("Status") == 0:
-                counts.acknowledged.add(film.StudyInstanceUID)
-            else:
-                counts.refused += 1
+def send(daemon: Daemon, counts: Counts) -> None:
+    """A study each, in one association; what was not taken is sent again, as a PACS would."""
+    films = [chests.dataset(PIXELS) for _ in range(FILMS_EACH)]
+    for _ in range(TRIES):
+        films = [film for film in films if film.StudyInstanceUID not in counts.acknowledged]
+        pairs = [(chests.CR, chests.dataset(PIXELS).file_meta.TransferSyntaxUID)]
+        with associated(daemon.dicom_port, pairs) as association:
+            for film in films:
+                if association.is_established and association.send_c_store(film).get("Status") == 0:
+                    counts.acknowledged.add(film.StudyInstanceUID)
+    counts.refused += sum(film.StudyInstanceUID not in counts.acknowledged for film in films)
 
 
 def read(client: httpx.Client, counts: Counts) -> None:
@@ -135,13 +137,14 @@ def rise(looks: list[Look], kind: str, figure: str, end: float) -> float:
 
 def soak(daemon: Daemon, seconds: float, counts: Counts) -> list[Look]:
     share = seconds / (60 * MINUTES)
-    side = 512
-    films = [chests.dataset(synthetic.film(rows=side, columns=side)) for _ in range(FILMS_EACH)]
     client = httpx.Client(base_url=f"http://{daemon.address}:{daemon.http_port}", timeout=60)
     began = time.monotonic()
+    burst = [threading.Thread(target=send, args=(daemon, counts)) for _ in range(BURST)]
+    for thread in burst:
+        thread.start()
     threads = [
         paced(lambda number: _count(connect, daemon, number, counts), round(CONNECTIONS * share), seconds, counts),
-        paced(lambda _: send(daemon, films, counts), round(STUDIES * share / FILMS_EACH), seconds, counts),
+        paced(lambda _: send(daemon, counts), round(STUDIES * share / FILMS_EACH), seconds, counts),
         paced(lambda _: read(client, counts), round(seconds / 2), seconds, counts),
     ]
     looks: list[Look] = []
