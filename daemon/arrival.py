@@ -76,10 +76,14 @@ class Arrivals:
             return self._receive(stored, _identified(stored, command), calling_ae, outcome.reason)
         nameless = not header.sop_instance_uid or not header.sop_class_uid
         if nameless or not _same(header, command):
+            refused = UnidentifiableError if nameless else ContradictionError
             if _UID.fullmatch(header.study_instance_uid):  # first: else nobody would try again
-                self._receive(stored, _named(header, command), calling_ae, Reason.QUARANTINED)
+                try:
+                    self._receive(stored, _named(header, command), calling_ae, Reason.QUARANTINED)
+                except ContradictionError:  # the database is away: it is set aside once it can be listed
+                    raise refused from None
             self.kept.quarantine(stored.sha256)
-            raise UnidentifiableError if nameless else ContradictionError
+            raise refused
         if not _UID.fullmatch(header.study_instance_uid):
             return self._receive(stored, _keyed(header), calling_ae, Reason.IDENTITY_CONFLICT)
         reason = None if header.sop_class_uid in ANALYSED_SOP_CLASSES else Reason.UNSUPPORTED_SOP_CLASS

@@ -54,13 +54,13 @@ KEYLESS = Kind(SECURITY_ALERT, "E", _RESTRICTED)
 # Of one who may, to a study or workitem.
 _SEEN = Kind(INSTANCES_ACCESSED, "R")
 _CHANGED = replace(_SEEN, action="U")
-_READS = ("look", "film", "explain", "orders_refused", "unknown")
+_READS = ("look", "film", "explain", "orders_refused", "orders_kept", "unknown")
 _CHANGES = (
     "start", "read", "release", "reanalyse", "prioritise", "opine", "agree", "disagree", "unsure", "stat", "urgent",
-    "routine", "workitem", "subscribe",
+    "routine", "workitem", "subscribe", "rebuild",
 )  # fmt: skip
 _USER_CHANGES = (
-    "user_add", "user_password", "user_disable", "user_enable", "token_add", "token_revoke",
+    "user_add", "user_password", "user_disable", "user_enable", "user_unlock", "token_add", "token_revoke",
 )  # fmt: skip
 
 KINDS = {
@@ -71,7 +71,9 @@ KINDS = {
     "list": Kind(QUERY, "E"),
     "find": Kind(QUERY, "E"),
     "store": Kind(INSTANCES_TRANSFERRED, "C"),
-    "delete": Kind(STUDY_DELETED, "D"),
+    **dict.fromkeys(("delete", "purge", "purge_orders"), Kind(STUDY_DELETED, "D")),
+    "backup": Kind(Code("110106", "Export"), "R"),
+    "restore": Kind(Code("110107", "Import"), "C"),
     "audit": Kind(AUDIT_LOG_USED, "R"),
     "sign_in": Kind(USER_AUTHENTICATION, "E", LOGIN),
     "sign_out": Kind(USER_AUTHENTICATION, "E", Code("110123", "Logout")),

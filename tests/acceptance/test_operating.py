@@ -384,7 +384,7 @@ def test_a_newer_database_is_refused_by_every_process_and_explained(
 
 
 def test_a_peer_that_is_called_answers_by_its_name(make_daemon: Callable[..., Daemon]) -> None:
-    daemon = make_daemon()
+    daemon = make_daemon(dicom_strict_loopback=True, dicom_peers="PACS@127.0.0.0/8")
     daemon.start("receive")
     daemon.wait_until_up(web=False)
     address = ("127.0.0.1", daemon.dicom_port)

@@ -161,7 +161,7 @@ def test_what_would_be_refused_is_refused_and_listed_when_it_can_be(server: Serv
     server.start()
     until(site.caught_up)
     entries = {entry.study_instance_uid: entry.reason for entry in Reading(Store(site.engine)).worklist()}
-    assert entries == {"1.2.1": None, "1.2.2": "quarantined"}
+    assert entries == {"1.2.1": None, "1.2.2": "quarantined", "1.2.3": "quarantined"}
     assert len(list(site.receiver.spool.kept.files(0, quarantined=True))) == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -117,8 +118,12 @@ def test_who_stood_still_with_the_whole_machine_is_not_taken_for_hanging(monkeyp
     with supervised(supervisor):
         wait_until(lambda: supervisor._children[0].is_up)
         process = supervisor._children[0].process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)  # what it had said is heard
         monkeypatch.setattr(lifecycle.time, "monotonic", lambda: now() + 100)
         time.sleep(1)
+        process.send_signal(signal.SIGCONT)
         assert supervisor._children[0].process is process
         assert not supervisor._children[0].is_killed
 

@@ -191,7 +191,8 @@ def test_who_speaks_tls_to_the_plain_port_is_refused(
     with listening(limits=PATIENT) as site:
         assert storescu(site.port, *with_pair(papers, modality)) != 0
         assert storescu(site.port) == 0
-        assert [end.outcome for end in site.ends] == [Outcome.ABORTED, Outcome.RELEASED]
+        wait_for(lambda: len(site.ends) == 2)
+        assert {end.outcome for end in site.ends} == {Outcome.ABORTED, Outcome.RELEASED}
 
 
 def test_whom_we_call_must_be_who_it_is(papers: Papers, tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lxml import etree
 
+from daemon.auditing import xml
 from daemon.auditing.codes import KINDS
 from daemon.auditing.xml import Reporter, messages
 from daemon.web.roles import VERBS
@@ -49,6 +52,15 @@ def test_every_access_is_told_as_the_schema_has_it(verb: str, outcome: Outcome, 
 @pytest.mark.parametrize("verb", sorted(VERBS - {""}))
 def test_every_verb_of_the_web_has_its_kind(verb: str) -> None:
     assert verb in KINDS
+
+
+def test_every_verb_that_a_command_notes_has_its_kind() -> None:
+    """Words given to `accounts.noted` and its like, found in the code."""
+    calls = re.compile(r"(?:noted\(\w+, |note_beside\([\w., ]+, |verb=)\"([a-z_]+)\"")
+    code = [path.read_text(encoding="utf-8") for path in Path(xml.__file__).parents[1].rglob("*.py")]
+    verbs = {verb for text in code for verb in calls.findall(text)}
+    assert {"backup", "user_add", "delete"} <= verbs
+    assert verbs - KINDS.keys() == set()
 
 
 @pytest.mark.parametrize(
