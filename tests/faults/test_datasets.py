@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from listening import established
 from pydicom import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
 from running import Daemon, running
@@ -88,7 +89,7 @@ def test_a_bad_uid_in_a_command_costs_its_instance_and_not_the_association(daemo
     film = travelling(good())
     commands = [hostile.store_command(film.sop_class.encode(), each.encode()) for each in (uid, film.sop)]
     with hostile.socket.create_connection(("127.0.0.1", daemon.dicom_port), timeout=60) as peer:
-        hostile.established(peer, hostile.associate_rq(transfer_syntax=EXPLICIT))
+        established(peer, hostile.associate_rq(transfer_syntax=EXPLICIT))
         assert [hostile.store(peer, film.content, each) for each in commands] == [BAD_UID, SUCCESS]
 
 

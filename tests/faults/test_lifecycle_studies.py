@@ -18,7 +18,9 @@ from sqlalchemy import Engine, text
 
 from daemon.arrival import Arrivals
 from daemon.folder import Folder
+from daemon.gauges import Gauges
 from daemon.scheduler import Sweeps
+from daemon.settings import DEFAULT_WEIGHTS
 from daemon.spool import Spool, part10_header
 from making import CR, POLICY, data_set, encoded
 from triage.jobs import RetryRule
@@ -95,9 +97,11 @@ def sweeps(engine: Engine, tmp_path: Path) -> Sweeps:
         arrivals=Arrivals(kept=spool.kept, intake=Intake(store, POLICY)),
         ring=lambda: None,
         rule=RetryRule(attempts_max=3, delay_seconds=0.001),
+        lease_seconds=60.0,
         pending_seconds=300.0,
         retention_days=7.0,
         free_mib_min=0,
+        gauges=Gauges(store=store, queue=Queue(store, POLICY), weights_card=DEFAULT_WEIGHTS),
     )
 
 

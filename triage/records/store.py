@@ -36,6 +36,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from triage import policy as rules
@@ -113,6 +114,11 @@ def _sqlite_engine(database_url: str) -> Engine:
         _write_ahead(connection)
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "handle_error")
+    def _open_anew(context: ExceptionContext) -> None:
+        """What was opened while nothing could be written stays without writing for ever."""
+        context.is_disconnect = "readonly database" in str(context.original_exception)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
