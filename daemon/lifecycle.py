@@ -8,6 +8,7 @@ pauses; one that runs for a while is forgiven.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import resource
 import signal
@@ -37,6 +38,7 @@ _PAUSE_SECONDS_MAX = 30.0
 # How long a child may take until it first beats: it loads its libraries, from a disk that may be busy.
 _BIRTH_SECONDS = 120.0
 _BEATS_AT_ONCE = 4096
+_SLICE_SECONDS = 1.0
 # Our own loop goes round five times a second: after such a gap the whole machine stood still, children and all.
 _STANDSTILL_SECONDS = 2.0
 # What a child says to its supervisor: it lives; and all its loops have gone round once, so it does what it is for.
@@ -48,9 +50,19 @@ _to_reload: list[Callable[[], None]] = []
 _was_asked_to_reload = threading.Event()
 
 
+class Stop(threading.Event):
+    """Waits by the second: a signal that another thread was given is handled once the main thread runs again."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not super().wait(min(_SLICE_SECONDS, max(0.0, end - time.monotonic()))) and time.monotonic() < end:
+            pass
+        return self.is_set()
+
+
 def stop_on_signals() -> threading.Event:
     """An event that SIGTERM or SIGINT sets; SIGHUP runs what `on_reload` was given. Call in the main thread."""
-    stop = threading.Event()
+    stop = Stop()
 
     def ask(number: int, _: FrameType | None) -> None:
         log().info("stopping", signal=signal.Signals(number).name)

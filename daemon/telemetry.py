@@ -35,7 +35,7 @@ FIELDS = frozenset(
         "tls", "seconds", "queued_seconds", "decode_seconds", "score_seconds", "retry_seconds", "total_seconds",
         "flagged", "tier", "policy", "weights", "device", "threads", "batch", "database", "sqlite",
         "count", "queued", "buried", "free_mib", "signal", "exit_code", "child", "restarts", "setting", "problem",
-        "schema", "schema_before",
+        "schema", "schema_before", "access_id",
     }
 )  # fmt: skip
 _PLAIN = re.compile(r"[^\x20-\x7e]")

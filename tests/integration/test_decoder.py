@@ -169,6 +169,8 @@ def test_a_dead_nursery_is_replaced(decoder: Decoder, path: Path) -> None:
     look(decoder, path)
     before = nursery(decoder).pid
     os.kill(before, signal.SIGKILL)
+    while psutil.Process(before).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     assert look(decoder, path).reason is None
     assert nursery(decoder).pid != before
 

@@ -146,7 +146,7 @@ def test_a_database_that_is_away_is_told_with_what_is_known_without_it(house: Ho
     away = dataclasses.replace(house, settings=house.settings.model_copy(update={"database_url": url}))
     found = status(away)
     assert found.figures is None
-    assert worse(found)[0].startswith("warn postgresql://triage:***@127.0.0.1")
+    assert worse(found)[0].startswith("warn database_url postgresql://triage:***@127.0.0.1")
     assert "geheim" not in "\n".join(lines(found))
 
 

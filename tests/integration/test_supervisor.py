@@ -145,3 +145,19 @@ def test_what_is_registered_after_a_reload_was_asked_for_is_read_at_once(monkeyp
     lifecycle._was_asked_to_reload.set()
     lifecycle.on_reload(lambda: read.append("late"))
     assert read == ["late"]
+
+
+def test_a_signal_that_another_thread_was_given_is_handled_all_the_same() -> None:
+    """The main thread sleeps on a lock, and the kernel wakes whom it likes."""
+    script = """
+import signal, threading, time
+from daemon.lifecycle import stop_on_signals
+stop = stop_on_signals()
+other = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+other.start()
+threading.Timer(1, lambda: signal.pthread_kill(other.ident, signal.SIGTERM)).start()
+raise SystemExit(0 if stop.wait(30) else 1)
+"""
+    began = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == 0
+    assert time.monotonic() - began < 25
