@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 from daemon.dicom.echo import echo
-from daemon.notation import split_application
+from daemon.notation import split_application, split_repository
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.settings import Settings
 from daemon.tls import Files
@@ -14,8 +15,27 @@ from triage.errors import TriageError
 _SECONDS = 5.0
 
 
+def look_at_repository(settings: Settings) -> Iterator[Verdict]:
+    """Whether anybody listens where audit messages go; over UDP nobody would say so."""
+    if not settings.audit_repository:
+        return
+    kind, host, port = split_repository(settings.audit_repository)
+    words = f"audit_repository {settings.audit_repository}"
+    if kind == "udp":
+        yield ok(Area.PEERS, f"{words} cannot be asked")
+        return
+    try:
+        socket.create_connection((host, port), _SECONDS).close()
+    except OSError as error:
+        fix = f"bring it back: up to audit_waiting_max ({settings.audit_waiting_max}) messages wait for it"
+        yield warn(Area.PEERS, f"{words} does not answer ({error.strerror or type(error).__name__})", fix)
+    else:
+        yield ok(Area.PEERS, f"{words} answers")
+
+
 def look_at_peers(settings: Settings) -> Iterator[Verdict]:
     """Those of dicom_peers call us: of them we know networks, and no port."""
+    yield from look_at_repository(settings)
     called = [("ups_subscribers", each) for each in settings.ups_subscribers]
     called += [("mwl_peer", settings.mwl_peer)] if settings.mwl_peer else []
     try:
@@ -34,4 +54,4 @@ def look_at_peers(settings: Settings) -> Iterator[Verdict]:
         else:
             yield warn(Area.PEERS, f"{words} does not answer", "see that it runs, and that no firewall stands between")
     if not called:
-        yield ok(Area.PEERS, "nobody is called by us (ups_subscribers, mwl_peer)")
+        yield ok(Area.PEERS, "no DICOM application is called by us (ups_subscribers, mwl_peer)")

@@ -261,6 +261,14 @@ def test_peers_that_we_call_are_asked_by_their_name(settings: Settings, peer: tu
     assert only(look_at_peers(away)).startswith("warn mwl_peer")
 
 
+def test_whether_the_audit_repository_listens_is_told(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        there = with_(settings, audit_repository=f"syslog-tcp://127.0.0.1:{port}")
+        assert grades(look_at_peers(there))[0] == f"ok audit_repository syslog-tcp://127.0.0.1:{port} answers"
+    assert only(look_at_peers(there)).startswith(f"warn audit_repository syslog-tcp://127.0.0.1:{port} does not answer")
+
+
 def test_a_process_is_seen_as_long_as_it_lives(tmp_path: Path) -> None:
     appear(tmp_path, "receiver")
     (tmp_path / "running" / "elsewhere worker-1 4711").touch()
