@@ -59,7 +59,7 @@ def _into_sqlite(house: House, folder: Path, about: Backup) -> Restored:
     if check_copy(copy) != about.schema:
         raise TriageError(f"{copy}: has another schema than the backup says")
     was_there, erased = file.exists(), _erased_since(house, about.taken_at)
-    aside = file.with_name(f"{file.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    aside = file.with_name(f"{file.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
     put_back(copy, file, aside)
     return Restored(backup=about, aside=aside if was_there else None, erased=erased)
 
