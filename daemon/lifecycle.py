@@ -78,11 +78,11 @@ def on_reload(act: Callable[[], None]) -> None:
     """Have SIGHUP run ``act``, after what was given before, in a thread that does nothing else.
 
     What it raises is logged and keeps nothing else from being read anew: ``act`` keeps the old where the new is bad.
-    Where SIGHUP came before this process was so far, ``act`` runs now.
+    Where SIGHUP came before this process was so far, ``act`` runs now, beside the caller: it may wait for a database.
     """
     _to_reload.append(act)
     if _was_asked_to_reload.is_set():
-        _reload(act)
+        threading.Thread(target=_reload, args=(act,), name="reload-late", daemon=True).start()
 
 
 def _reload_on_signal(stop: threading.Event) -> None:

@@ -144,7 +144,24 @@ def test_what_is_registered_after_a_reload_was_asked_for_is_read_at_once(monkeyp
     assert read == []
     lifecycle._was_asked_to_reload.set()
     lifecycle.on_reload(lambda: read.append("late"))
-    assert read == ["late"]
+    wait_until(lambda: read == ["late"])
+
+
+def test_who_registers_late_does_not_wait_for_what_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may wait for a database that is away, and a receiver has to receive."""
+    monkeypatch.setattr(lifecycle, "_to_reload", [])
+    monkeypatch.setattr(lifecycle, "_was_asked_to_reload", threading.Event())
+    lifecycle._was_asked_to_reload.set()
+    database, read = threading.Event(), threading.Event()
+
+    def act() -> None:
+        database.wait(30)
+        read.set()
+
+    lifecycle.on_reload(act)
+    assert not read.is_set()
+    database.set()
+    assert read.wait(10)
 
 
 def test_a_signal_that_another_thread_was_given_is_handled_all_the_same() -> None:
