@@ -60,6 +60,7 @@ class Site:
     """A running listener and what it reported."""
 
     listener: Listener
+    others: frozenset[threading.Thread]
     received: list[Received] = field(default_factory=list)
     ends: list[AssociationSummary] = field(default_factory=list)
     discarded: int = 0
@@ -96,6 +97,10 @@ class Site:
     def can_echo(self) -> bool:
         with self.associate() as association:
             return association.is_established and association.send_c_echo().Status == 0
+
+    def threads(self) -> list[threading.Thread]:
+        """Those that run since the listener started: its own, and of peers. Not what other tests left."""
+        return [thread for thread in threading.enumerate() if thread not in self.others]
 
     def last_end(self) -> AssociationSummary:
         assert wait_for(lambda: self.ends)
@@ -137,7 +142,7 @@ def listening(on_store: Callable[[StoreRequest], int] | None = None, **changes: 
         "ae_title": "TRIAGE", "host": "127.0.0.1", "port": 0, "limits": limits, "peers": [], "tls": None,
         "on_store": keep, "on_association_end": ends.append, "refuse": lambda: False,
     }  # fmt: skip
-    site = Site(Listener(**(arguments | changes)), ends=ends)
+    site = Site(Listener(**(arguments | changes)), frozenset(threading.enumerate()), ends=ends)
     site.listener.start()
     try:
         yield site
@@ -250,7 +255,3 @@ def sent_until_closed(peer: socket.socket, header: bytes, mib_max: int) -> int:
         except (ConnectionError, TimeoutError):
             return sent
     return mib_max
-
-
-def association_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread is not threading.main_thread()]

@@ -23,7 +23,6 @@ from listening import (
     A_ABORT,
     Site,
     associate_rq,
-    association_threads,
     established,
     instance,
     is_closed,
@@ -72,7 +71,7 @@ def test_request_that_comes_just_as_its_time_runs_out_holds_no_slot(monkeypatch:
             peer.sendall(associate_rq())
         assert is_closed(peer)
         assert site.last_end().outcome is Outcome.TIMEOUT
-        assert wait_for(lambda: len(association_threads()) == 1), association_threads()
+        assert wait_for(lambda: len(site.threads()) == 1), site.threads()
 
 
 @pytest.mark.fault(2)
@@ -326,16 +325,16 @@ def test_thousand_connections_leak_neither_threads_nor_descriptors(monkeypatch: 
     monkeypatch.setattr(GuardedServer, "service_actions", lambda _self: None)
     with listening(acse_seconds=10, connections_per_address_max=200, connections_max=200) as site:
         assert site.can_echo()
-        assert wait_for(lambda: len(association_threads()) == 1)
+        assert wait_for(lambda: len(site.threads()) == 1)
         before = descriptors()
         for number in range(1000):
             with site.connect() as peer:
                 if number % 10 == 0:
                     peer.sendall(associate_rq())
                     read_pdu(peer)
-            assert wait_for(lambda: len(association_threads()) < 100)
+            assert wait_for(lambda: len(site.threads()) < 100)
         assert wait_for(lambda: len(site.ends) == 1001)
-        assert wait_for(lambda: len(association_threads()) == 1), association_threads()
+        assert wait_for(lambda: len(site.threads()) == 1), site.threads()
         assert descriptors() <= before
         assert site.can_echo()
 

@@ -8,7 +8,6 @@ import time
 import pytest
 from listening import (
     A_ABORT,
-    association_threads,
     established,
     listening,
     p_data,
@@ -29,11 +28,11 @@ def test_stop_leaves_no_thread_of_silent_idle_or_busy_connections() -> None:
         with established(site.connect()) as idle, established(site.connect()) as sending:
             sending.sendall(p_data(3, store_rq()))
             time.sleep(0.2)
-            assert all(thread.daemon for thread in association_threads()), "the process could not exit"
+            assert all(thread.daemon for thread in site.threads()), "the process could not exit"
             began = time.monotonic()
             assert site.listener.stop(0.3)
             assert time.monotonic() - began < 3
-            assert wait_for(lambda: not association_threads()), association_threads()
+            assert wait_for(lambda: not site.threads()), site.threads()
             assert read_pdu(idle)[0] == A_ABORT
     assert len(site.ends) == 4
 

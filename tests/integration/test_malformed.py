@@ -7,7 +7,6 @@ from listening import (
     A_ABORT,
     CR,
     associate_rq,
-    association_threads,
     element,
     established,
     is_closed,
@@ -59,7 +58,7 @@ def test_malformed_message_aborts_its_association_only(name: str, capfd: pytest.
             assert is_closed(peer)
         assert site.last_end().outcome is Outcome.ABORTED
         assert site.can_echo()
-        assert wait_for(lambda: len(association_threads()) == 1), association_threads()
+        assert wait_for(lambda: len(site.threads()) == 1), site.threads()
     assert capfd.readouterr().err == ""
 
 
@@ -92,5 +91,5 @@ def test_odd_association_request_is_answered_or_closed_and_costs_only_itself(
             assert is_closed(peer)
         site.last_end()
         assert site.can_echo()
-        assert wait_for(lambda: len(association_threads()) == 1), association_threads()
+        assert wait_for(lambda: len(site.threads()) == 1), site.threads()
     assert capfd.readouterr().err == ""

@@ -10,17 +10,18 @@ import sys
 from typing import Any
 
 PROCESS = """
-import sys
+import os, sys
 from daemon import lifecycle, telemetry
+say = lambda line: os.write(1, line.encode() + b"\\n")  # at once: two threads say something
 telemetry.configure("json", "info", "test")
 stop = lifecycle.stop_on_signals()
 def fails():
     raise ValueError("a secret")
 lifecycle.on_reload(fails)
-lifecycle.on_reload(lambda: print("read anew", flush=True))
-print("up", flush=True)
+lifecycle.on_reload(lambda: say("read anew"))
+say("up")
 stop.wait(60)
-print("stopped" if stop.is_set() else "left", flush=True)
+say("stopped" if stop.is_set() else "left")
 """
 STARTED_HELD_BACK = """
 import os, signal, subprocess, sys
