@@ -127,6 +127,10 @@ ACCESSES = _counter(
     "accesses_entered_total", "Batches of accesses for the audit, by outcome.", "outcome", ("entered", "failed")
 )
 ACCESSES_LOST = _counter("accesses_lost_total", "Accesses that found no room and are missing in the audit.")
+AUDIT_REPOSITORY_UP = _gauge(
+    "audit_repository_up", "Whether the audit repository took what it was last told; said by who tells it."
+)
+AUDIT_GIVEN_UP = _counter("audit_given_up_total", "Accesses that the audit repository will never be told of.")
 
 # -- what the database says ----------------------------------------------------------------------------------------
 

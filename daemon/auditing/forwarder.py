@@ -6,6 +6,7 @@ is away the pause between two tries doubles, up to a minute, and of what waits t
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Protocol
 
+from daemon import metrics
 from daemon.auditing.syslog import Line, Repository, entry
 from daemon.auditing.xml import Reporter, messages
 from daemon.telemetry import describe, log
@@ -81,6 +83,7 @@ class Forwarder:
             while not self._ending.wait(pause) and self.turn.is_ours():
                 pause = self._step()
             self._hang_up()
+            metrics.AUDIT_REPOSITORY_UP.set(math.nan)  # whoever has the turn now will say
 
     def _step(self) -> float:
         """Seconds until the next."""
@@ -110,6 +113,7 @@ class Forwarder:
         if self._failures:
             log().warning("audit_repository_back", count=self._failures)
         self._failures = 0
+        metrics.AUDIT_REPOSITORY_UP.set(1)
         return len(waiting) == _AT_ONCE
 
     def _written(self, access: Access, subject: Subject | None) -> list[bytes] | None:
@@ -122,6 +126,7 @@ class Forwarder:
 
     def _is_away(self, error: OSError) -> float:
         self._hang_up()
+        metrics.AUDIT_REPOSITORY_UP.set(0)
         pause = min(_LOOK_SECONDS * 2.0 ** min(self._failures, 16), _PAUSE_SECONDS_MAX)
         if not self._failures:
             where = {"host": self.repository.host, "port": self.repository.port}
@@ -140,6 +145,7 @@ class Forwarder:
         """That so many will not be told, which is told."""
         if count:
             log().error("audit_given_up", count=count)
+            metrics.AUDIT_GIVEN_UP.inc(count)
             us = f"triage on {self.us.host}"
             given_up = Access(at=datetime.now(UTC), who=us, verb="audit_given_up", outcome=Outcome.FAILED)
             self.audit.enter({token_hex(16): given_up})

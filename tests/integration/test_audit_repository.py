@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import ssl
@@ -19,7 +20,7 @@ from listening import stays_false, wait_for
 from sqlalchemy import Engine, text
 
 from certificates import HOST, Papers
-from daemon import tls
+from daemon import metrics, tls
 from daemon.accounts import note_beside
 from daemon.auditing import forwarder
 from daemon.auditing.building import build_forwarder
@@ -79,14 +80,16 @@ def test_what_happened_while_it_was_away_is_told_in_order_when_it_is_back(audit:
     for name in many[:120]:
         audit.enter({token_hex(16): Access(at=NOW, who=name, verb="look", study_instance_uid="1.2.3")})
     with telling(audit, engine, f"syslog-tcp://127.0.0.1:{collector.port}"):
-        time.sleep(0.3)
+        assert wait_for(lambda: metrics.AUDIT_REPOSITORY_UP._value.get() == 0)
         with collector.listening():
             assert wait_for(lambda: len(collector.entries) >= 120, 20)
+            assert wait_for(lambda: metrics.AUDIT_REPOSITORY_UP._value.get() == 1)
         for name in many[120:]:
             audit.enter({token_hex(16): Access(at=NOW, who=name, verb="look", study_instance_uid="1.2.3")})
     with telling(audit, engine, f"syslog-tcp://127.0.0.1:{collector.port}"), collector.listening():  # another process
         assert wait_for(lambda: not audit.waiting(1), 20)
         assert wait_for(lambda: len(collector.entries) >= 250)
+    assert math.isnan(metrics.AUDIT_REPOSITORY_UP._value.get()), "said by who has the turn"
     assert list(dict.fromkeys(names(collector))) == many  # one more than once at most, none too early or never
 
 
@@ -129,11 +132,13 @@ def test_a_message_names_the_patient_of_its_study_or_workitem(audit: Audit, engi
 def test_beyond_the_limit_the_oldest_are_given_up_and_that_is_told(audit: Audit, engine: Engine) -> None:
     collector = Collector()
     note(audit, *["look"] * 30)
+    before = metrics.AUDIT_GIVEN_UP._value.get()
     with telling(audit, engine, f"syslog-tcp://127.0.0.1:{collector.port}", audit_waiting_max=10):
         assert wait_for(lambda: len(audit.waiting(100)) <= 11, 20)
         with collector.listening():
             assert wait_for(lambda: not audit.waiting(1), 20)
     assert "Security Alert/Audit Recording Stopped 12" in collector.kinds
+    assert metrics.AUDIT_GIVEN_UP._value.get() - before >= 20
     assert collector.kinds.count("DICOM Instances Accessed 0") <= 10
     assert len(audit.list(100, same={"verb": "look"})) == 30
 
