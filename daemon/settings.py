@@ -61,9 +61,11 @@ class Settings(BaseSettings):
     dicom_tls_certificate_file: Path | None = Field(None, description="PEM; set it to speak TLS only")
     dicom_tls_key_file: Path | None = Field(None, description="PEM; needed with the certificate")
     dicom_tls_ca_file: Path | None = Field(None, description="PEM; clients must show a certificate signed by these")
-    dicom_tls_calling: bool = Field(
-        default=False, description="speak TLS to ups_subscribers and mwl_peer, whom dicom_tls_ca_file must know"
+    dicom_calling_tls_ca_file: Path | None = Field(
+        None, description="PEM; set it to speak TLS to ups_subscribers and mwl_peer, whose certificates these signed"
     )
+    dicom_calling_tls_certificate_file: Path | None = Field(None, description="PEM; what we show to them")
+    dicom_calling_tls_key_file: Path | None = Field(None, description="PEM; needed with the certificate")
     dicom_pdu_seconds: float = Field(30.0, gt=0, description="deadline for each PDU to arrive whole")
     dicom_idle_seconds: float = Field(60.0, gt=0, description="a silent association is closed after this")
     dicom_acse_seconds: float = Field(5.0, gt=0, description="deadline for the association request and TLS handshake")
@@ -210,16 +212,15 @@ class Settings(BaseSettings):
         return self
 
     def _check_tls(self) -> None:
-        for wing in ("dicom", "hl7", "http", "audit"):
+        for wing in ("dicom", "dicom_calling", "hl7", "http", "audit"):
             names = [f"{wing}_tls_certificate_file", f"{wing}_tls_key_file"]
             pair = [getattr(self, name) for name in names]
             if any(pair) != all(pair):
                 raise ValueError(f"{names[0]} and {names[1]} go together")
-            is_serving = wing == "hl7" or (wing == "dicom" and not self.dicom_tls_calling)
-            if is_serving and getattr(self, f"{wing}_tls_ca_file") and not all(pair):
+            if wing in {"dicom", "hl7"} and getattr(self, f"{wing}_tls_ca_file") and not all(pair):
                 raise ValueError(f"{wing}_tls_ca_file needs {names[0]} and {names[1]}")
-        if self.dicom_tls_calling and not self.dicom_tls_ca_file:
-            raise ValueError("dicom_tls_calling needs dicom_tls_ca_file: it says whom to trust")
+        if self.dicom_calling_tls_certificate_file and not self.dicom_calling_tls_ca_file:
+            raise ValueError("dicom_calling_tls_certificate_file needs dicom_calling_tls_ca_file to say whom to trust")
         if self.audit_repository.startswith("syslog-tls:") and not self.audit_tls_ca_file:
             raise ValueError("audit_repository over TLS needs audit_tls_ca_file: it says whom to trust")
 

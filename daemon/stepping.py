@@ -50,7 +50,7 @@ class Stepping:
     @cached_property
     def called(self) -> Credentials | None:
         """What we speak to subscribers over, if with TLS."""
-        return calling(self.settings, "dicom") if self.settings.dicom_tls_calling else None
+        return calling(self.settings, "dicom_calling")
 
     def reporter(self) -> Reporter | None:
         """None where no subscriber has an address."""

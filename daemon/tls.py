@@ -26,8 +26,10 @@ _MISMATCH = "KEY_VALUES_MISMATCH"
 _WEAK = {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"}
 _WEAK_WORDS = "too weak: RSA of 2048 or a curve of 256 bits, and SHA-256, are the least"
 
-Wing = Literal["dicom", "hl7", "http", "audit"]
+Wing = Literal["dicom", "dicom_calling", "hl7", "http", "audit"]
 WINGS: tuple[Wing, ...] = get_args(Wing)
+# Those that call others; the rest is called.
+CALLING: frozenset[Wing] = frozenset({"dicom_calling", "audit"})
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -142,9 +144,10 @@ def serving(settings: Settings, wing: Wing) -> Credentials | None:
     return None if files.certificate is None else Credentials(files, Files.serving)
 
 
-def calling(settings: Settings, wing: Wing) -> Credentials:
-    """Raise TriageError."""
-    return Credentials(Files.of(settings, wing), Files.calling)
+def calling(settings: Settings, wing: Wing) -> Credentials | None:
+    """None where no CA file says whom to trust: then the wing speaks without TLS. Raise TriageError."""
+    files = Files.of(settings, wing)
+    return None if files.ca is None else Credentials(files, Files.calling)
 
 
 def watch(credentials: Sequence[Credentials | None], stop: threading.Event) -> None:

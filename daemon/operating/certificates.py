@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.settings import Settings
-from daemon.tls import WINGS, Files
+from daemon.tls import CALLING, WINGS, Files
 from triage.errors import TriageError
 
 _SOON = timedelta(days=30)
@@ -29,10 +29,10 @@ def look_at_certificates(settings: Settings) -> Iterator[Verdict]:
 
 def _look(files: Files) -> Iterator[Verdict]:
     try:
-        if files.certificate:
-            files.serving()
-        elif files.ca:
+        if files.wing in CALLING and files.ca:
             files.calling()
+        elif files.certificate:
+            files.serving()
     except TriageError as error:
         yield fail(Area.CERTIFICATES, str(error), "give PEM files that the daemon's user can read")
         return

@@ -39,7 +39,8 @@ def look_at_peers(settings: Settings) -> Iterator[Verdict]:
     called = [("ups_subscribers", each) for each in settings.ups_subscribers]
     called += [("mwl_peer", settings.mwl_peer)] if settings.mwl_peer else []
     try:
-        tls = Files.of(settings, "dicom").calling() if settings.dicom_tls_calling else None
+        files = Files.of(settings, "dicom_calling")
+        tls = files.calling() if files.ca else None
     except TriageError:  # told with the certificates
         return
     for setting, text in called:

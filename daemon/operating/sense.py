@@ -22,7 +22,6 @@ def look_at_settings(settings: Settings, policy: Policy) -> Iterator[Verdict]:
     sensed = (
         _times(settings, policy),
         _addresses(settings),
-        _tls(settings),
         _load(settings),
         _policy(settings, policy),
     )
@@ -65,15 +64,6 @@ def _addresses(settings: Settings) -> Iterator[Verdict]:
     if settings.pixel_store_endpoint and not settings.pixel_store:
         words = "pixel_store_endpoint is set, but pixel_store is not: films are kept in the data folder"
         yield warn(Area.SETTINGS, words, "set pixel_store, or leave the endpoint out")
-
-
-def _tls(settings: Settings) -> Iterator[Verdict]:
-    """One CA file says whom to trust when we call, and whom to hear; who sets it for one may not think of the other."""
-    if settings.dicom_tls_calling and settings.dicom_tls_certificate_file:
-        words = (
-            "dicom_tls_calling: its dicom_tls_ca_file also shuts out all senders that show no certificate signed by it"
-        )
-        yield warn(Area.SETTINGS, words, "see that each of dicom_peers has such a certificate; then this can stay")
 
 
 def _load(settings: Settings) -> Iterator[Verdict]:

@@ -38,7 +38,7 @@ def run(  # noqa: PLR0917 - what one process is made of
         raise TriageError("set hl7_port to take orders, or mwl_peer to ask for them")
     absence = Absence(stop)
     secure = serving(settings, "hl7")
-    called = calling(settings, "dicom") if settings.dicom_tls_calling else None
+    called = calling(settings, "dicom_calling")
     watch([secure, called], stop)
     listener = None
     if settings.hl7_port:

@@ -89,11 +89,7 @@ def with_(settings: Settings, **changes: Any) -> Settings:
 
 
 def test_sound_settings_are_told_in_one_line(settings: Settings) -> None:
-    for sound in (settings, with_(settings, **CALLING)):
-        assert grades(look_at_settings(sound, Policy())) == ["ok no contradiction; policy default-1"]
-
-
-CALLING = {"dicom_tls_calling": True, "dicom_tls_ca_file": Path("ca.pem")}
+    assert grades(look_at_settings(settings, Policy())) == ["ok no contradiction; policy default-1"]
 
 
 @pytest.mark.parametrize(
@@ -110,10 +106,6 @@ CALLING = {"dicom_tls_calling": True, "dicom_tls_ca_file": Path("ca.pem")}
         ({"hl7_port": 2575, "hl7_host": "0.0.0.0"}, "warn hl7_host 0.0.0.0 is reached"),
         ({"hl7_peers": ("10.1.0.0/16",)}, "warn hl7_peers are listed, but hl7_port is 0"),
         ({"pixel_store_endpoint": "http://127.0.0.1:1"}, "warn pixel_store_endpoint is set"),
-        (
-            CALLING | {"dicom_tls_certificate_file": Path("c.pem"), "dicom_tls_key_file": Path("k.pem")},
-            "warn dicom_tls_",
-        ),
         ({"workers": 64, "torch_threads": 8, "decode_mib": 256, "decoders": 1}, "warn 64 workers with 512 threads"),
         ({"decoders": 256, "decode_mib": 1_000_000}, "warn 256 decoders may take"),
     ],

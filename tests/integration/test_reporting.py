@@ -152,16 +152,15 @@ def test_over_tls_only_who_shows_a_certificate_is_told(site: Ward, tmp_path: Pat
     papers, strangers = Papers(tmp_path / "papers"), Papers(tmp_path / "strangers")
     ours = papers.issue("triage")
     settings = Settings(
-        dicom_tls_calling=True,
-        dicom_tls_ca_file=papers.ca,
-        dicom_tls_certificate_file=ours[0],
-        dicom_tls_key_file=ours[1],
+        dicom_calling_tls_ca_file=papers.ca,
+        dicom_calling_tls_certificate_file=ours[0],
+        dicom_calling_tls_key_file=ours[1],
     )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=papers.ca)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(*(papers if is_trusted else strangers).issue("watcher"))
     watcher = Watcher()
     site.subscriptions.subscribe("WATCHER", ONE)
-    with watcher.listening(context), reporting(site.subscriptions, watcher, tls.calling(settings, "dicom")):
+    with watcher.listening(context), reporting(site.subscriptions, watcher, tls.calling(settings, "dicom_calling")):
         site.reading.start_reading("1.2.1", "Dr Adler")
         assert stays_false(lambda: (ONE, "IN PROGRESS") in watcher.told, 20 if is_trusted else 3) is not is_trusted

@@ -84,6 +84,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("TRIAGE_PIXEL_STORE_ENDPOINT", "minio:9000", "PIXEL_STORE_ENDPOINT"),
         ("TRIAGE_DICOM_TLS_KEY_FILE", "key.pem", "go together"),
         ("TRIAGE_HL7_TLS_CA_FILE", "ca.pem", "hl7_tls_ca_file needs"),
+        ("TRIAGE_DICOM_TLS_CA_FILE", "ca.pem", "dicom_tls_ca_file needs"),
         ("TRIAGE_CONFIG_FILE", "/nowhere/triage.toml", "No such file"),
     ],
 )
@@ -226,12 +227,10 @@ def test_a_password_file_needs_a_url_that_lacks_a_password(
         read_settings()
 
 
-def test_calling_over_tls_leaves_orders_held_to_their_own_files(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TRIAGE_DICOM_TLS_CALLING", "true")
-    monkeypatch.setenv("TRIAGE_DICOM_TLS_CA_FILE", str(tmp_path / "ca.pem"))
-    read_settings()
-    monkeypatch.setenv("TRIAGE_HL7_TLS_CA_FILE", str(tmp_path / "ca.pem"))
-    with pytest.raises(SettingsError, match="hl7_tls_ca_file needs"):
+def test_whom_to_trust_when_we_call_is_a_setting_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for part in ("certificate", "key"):
+        monkeypatch.setenv(f"TRIAGE_DICOM_CALLING_TLS_{part.upper()}_FILE", str(tmp_path / "ours.pem"))
+    with pytest.raises(SettingsError, match="needs dicom_calling_tls_ca_file"):
         read_settings()
+    monkeypatch.setenv("TRIAGE_DICOM_CALLING_TLS_CA_FILE", str(tmp_path / "ca.pem"))
+    assert read_settings()[0].dicom_tls_ca_file is None

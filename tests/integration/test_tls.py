@@ -227,7 +227,7 @@ def called(settings: Settings, pair: tuple[Path, Path], papers: Papers, name: st
         try:
             with (
                 socket.create_connection(server.getsockname()) as plain,
-                tls.calling(settings, "dicom")().wrap_socket(plain, server_hostname=name) as secure,
+                tls.Files.of(settings, "dicom").calling().wrap_socket(plain, server_hostname=name) as secure,
             ):
                 secure.sendall(b"!")
         except ssl.SSLError as error:

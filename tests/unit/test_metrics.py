@@ -23,8 +23,9 @@ KINDS = {"counter", "gauge", "histogram"}
 UNITS = ("_seconds", "_bytes", "_ratio", "_info", "_total")
 # What neither is counted in a unit nor only ever grows: numbers of things, states, an index without dimension.
 PLAIN = {
-    "triage_database_up", "triage_child_up", "triage_audit_repository_up", "triage_sweeping", "triage_worklist_studies", "triage_studies_pending",
-    "triage_studies_flagged", "triage_studies_overdue", "triage_studies_not_analysed", "triage_jobs_open",
+    "triage_database_up", "triage_child_up", "triage_audit_repository_up", "triage_sweeping",
+    "triage_worklist_studies", "triage_studies_pending", "triage_studies_flagged",
+    "triage_studies_overdue", "triage_studies_not_analysed", "triage_jobs_open",
     "triage_processes_alive", "triage_workers_without_network", "triage_score_drift_psi", "triage_score_drift_films",
     "triage_batch_films", "triage_pneumonia_probability",
 }  # fmt: skip
