@@ -90,6 +90,8 @@ def _words(error: ValidationError, table_name: str = "") -> str:
     for problem in error.errors(include_url=False, include_context=False):
         name = ".".join(str(part) for part in problem["loc"])
         words = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "string_pattern_mismatch" and name in Settings.model_fields:
+            words = f"should be: {Settings.model_fields[name].description}"  # nobody reads a pattern at night
         lines.append(f"{table_name}{name}: {words}" if name else words)
     return "; ".join(lines)
 

@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     dicom_host: str = Field("0.0.0.0", description="address the receiver listens on")  # noqa: S104 - peers are listed
     dicom_port: int = Field(11112, ge=0, le=65535, description="port of the receiver; 0: any free one")
     receivers: int = Field(1, ge=1, le=16, description="receiver processes that share the port; each has its own caps")
-    dicom_ae_title: str = Field("TRIAGE", pattern=r"^[!-\[\]-~]{1,16}$", description="our AE title")
+    dicom_ae_title: str = Field(
+        "TRIAGE", pattern=r"^[!-\[\]-~]{1,16}$", description="our AE title, of 1 to 16 characters"
+    )
     dicom_peers: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="who may send: AE@ADDRESS or AE@NETWORK, with commas between, e.g. PACS@10.1.0.0/16"
     )

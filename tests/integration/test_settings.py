@@ -85,6 +85,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("TRIAGE_DICOM_TLS_KEY_FILE", "key.pem", "go together"),
         ("TRIAGE_HL7_TLS_CA_FILE", "ca.pem", "hl7_tls_ca_file needs"),
         ("TRIAGE_DICOM_TLS_CA_FILE", "ca.pem", "dicom_tls_ca_file needs"),
+        ("TRIAGE_AUDIT_REPOSITORY", "audit.example.org", "^audit_repository: should be: syslog-tls://HOST:PORT"),
+        ("TRIAGE_DICOM_AE_TITLE", "more than sixteen", "^dicom_ae_title: should be: our AE title, of 1 to 16"),
         ("TRIAGE_CONFIG_FILE", "/nowhere/triage.toml", "No such file"),
     ],
 )
