@@ -83,7 +83,6 @@ class Forwarder:
             while not self._ending.wait(pause) and self.turn.is_ours():
                 pause = self._step()
             self._hang_up()
-            metrics.AUDIT_REPOSITORY_UP.set(math.nan)  # whoever has the turn now will say
 
     def _step(self) -> float:
         """Seconds until the next."""
@@ -151,6 +150,7 @@ class Forwarder:
             self.audit.enter({token_hex(16): given_up})
 
     def _hang_up(self) -> None:
+        metrics.AUDIT_REPOSITORY_UP.set(math.nan)  # until we know, or whoever has the turn then does
         if self._line is not None:
             self._line.close()
             self._line = None
