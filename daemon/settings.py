@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -25,6 +25,9 @@ from daemon.notation import (
 )
 
 PREFIX = "TRIAGE_"
+# Where there is encryption, each with settings of its own: WING_tls_certificate_file and so on.
+Wing = Literal["dicom", "dicom_calling", "hl7", "http", "audit"]
+WINGS: tuple[Wing, ...] = get_args(Wing)
 _HL7_FIELD = re.compile(r"(ORC|OBR|IPC)-[1-9][0-9]?")
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "triage" / "weights" / "pneumonia.json"
 
@@ -214,7 +217,7 @@ class Settings(BaseSettings):
         return self
 
     def _check_tls(self) -> None:
-        for wing in ("dicom", "dicom_calling", "hl7", "http", "audit"):
+        for wing in WINGS:
             names = [f"{wing}_tls_certificate_file", f"{wing}_tls_key_file"]
             pair = [getattr(self, name) for name in names]
             if any(pair) != all(pair):

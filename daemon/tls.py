@@ -12,9 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
-from daemon.settings import Settings
+from daemon.settings import Settings, Wing
 from daemon.telemetry import describe, log
 from triage.errors import TriageError
 
@@ -26,8 +25,6 @@ _MISMATCH = "KEY_VALUES_MISMATCH"
 _WEAK = {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"}
 _WEAK_WORDS = "too weak: RSA of 2048 or a curve of 256 bits, and SHA-256, are the least"
 
-Wing = Literal["dicom", "dicom_calling", "hl7", "http", "audit"]
-WINGS: tuple[Wing, ...] = get_args(Wing)
 # Those that call others; the rest is called.
 CALLING: frozenset[Wing] = frozenset({"dicom_calling", "audit"})
 Stamp = tuple[tuple[int, int, int] | None, ...]

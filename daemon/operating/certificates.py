@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
-from daemon.settings import Settings
-from daemon.tls import CALLING, WINGS, Files
+from daemon.settings import WINGS, Settings
+from daemon.tls import CALLING, Files
 from triage.errors import TriageError
 
 _SOON = timedelta(days=30)

@@ -14,8 +14,8 @@ from daemon.dicom.echo import echo
 from daemon.operating.running import here
 from daemon.operating.verdict import Area, Verdict, fail, ok, warn
 from daemon.presence import Alive
-from daemon.settings import Settings
-from daemon.tls import Files, Wing
+from daemon.settings import Settings, Wing
+from daemon.tls import Files
 
 _SECONDS = 5.0
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - what is asked in their place

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,16 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import trustme
 from pynetdicom import AE
 from pynetdicom.ae import ApplicationEntity
 from sqlalchemy import Engine, text
+from verdicts import faults, grades, only, with_
 
 from certificates import Papers
 from daemon.house import House
 from daemon.notation import this_host
 from daemon.operating import codecs
-from daemon.operating.certificates import look_at_certificates
 from daemon.operating.codecs import look_at_codecs, sample
 from daemon.operating.databases import look_at_database, seen, store_of
 from daemon.operating.doctor import examine
@@ -55,22 +54,6 @@ from triage.vision.frame import DECODED_SYNTAXES
 VERIFICATION = "1.2.840.10008.1.1"
 
 
-def grades(verdicts: Iterable[Verdict]) -> list[str]:
-    found = list(verdicts)
-    assert all(bool(each.fix) is (each.grade is not Grade.OK) for each in found), "each fault has a fix"
-    assert all(each.anchor.startswith("deploy/RUNBOOK.md#doctor-") for each in found if each.grade is not Grade.OK)
-    return [f"{each.grade} {each.words}" for each in found]
-
-
-def faults(verdicts: Iterable[Verdict]) -> list[str]:
-    return [each for each in grades(verdicts) if not each.startswith("ok ")]
-
-
-def only(verdicts: Iterable[Verdict]) -> str:
-    (fault,) = faults(verdicts)
-    return fault
-
-
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path / "data", disk_free_mib_min=1, dicom_peers=("PACS@10.1.0.0/16",))
@@ -79,10 +62,6 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def house(settings: Settings) -> House:
     return House(settings, Policy())
-
-
-def with_(settings: Settings, **changes: Any) -> Settings:
-    return Settings(**{**settings.model_dump(exclude_unset=True), **changes})
 
 
 # -- settings ------------------------------------------------------------------------------------------------------
@@ -296,48 +275,6 @@ def test_a_child_that_is_missing_is_named(settings: Settings) -> None:
     assert only(look_at_processes(settings, [], should_run=True)).startswith("fail no process")
     starting = [dataclasses.replace(running[0], since=datetime.now(UTC)), *running[1:]]
     assert faults(look_at_processes(settings, starting, should_run=True)) == [], "it takes its time"
-
-
-# -- certificates --------------------------------------------------------------------------------------------------
-
-
-def certified(settings: Settings, folder: Path, authority: trustme.CA, **changes: Any) -> Settings:
-    made = authority.issue_cert("triage.example", common_name="triage", **changes)
-    (folder / "key.pem").write_bytes(made.private_key_pem.bytes())
-    (folder / "key.pem").chmod(0o600)
-    (folder / "cert.pem").write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
-    files = {"certificate": "cert.pem", "key": "key.pem"}
-    return with_(settings, **{f"dicom_tls_{name}_file": folder / file for name, file in files.items()})
-
-
-@pytest.mark.fault(114)
-def test_certificates_are_told_with_their_end(settings: Settings, tmp_path: Path) -> None:
-    now, authority = datetime.now(UTC), trustme.CA()
-    well = certified(settings, tmp_path, authority, not_after=now + timedelta(days=90))
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    assert faults(look_at_certificates(with_(well, dicom_tls_ca_file=tmp_path / "ca.pem"))) == []
-    soon = certified(settings, tmp_path, authority, not_after=now + timedelta(days=3))
-    assert only(look_at_certificates(soon)).startswith("warn dicom_tls_certificate_file: ")
-    late = certified(settings, tmp_path, authority, not_after=now - timedelta(days=3))
-    assert "held until" in only(look_at_certificates(late))
-    early = certified(settings, tmp_path, authority, not_before=now + timedelta(days=3))
-    assert only(look_at_certificates(early)).startswith("fail ")
-    (tmp_path / "key.pem").chmod(0o644)
-    certified_again = certified(settings, tmp_path, authority)
-    (tmp_path / "key.pem").chmod(0o644)
-    assert "is open to all users" in only(look_at_certificates(certified_again))
-
-
-def test_a_chain_in_a_wrong_order_or_with_another_key_is_found(settings: Settings, tmp_path: Path) -> None:
-    root = trustme.CA()
-    middle = root.create_child_ca()
-    well = certified(settings, tmp_path, middle)
-    assert faults(look_at_certificates(well)) == []
-    with (tmp_path / "cert.pem").open("ab") as file:
-        file.write(trustme.CA().cert_pem.bytes())
-    assert "was not issued by" in only(look_at_certificates(well))
-    (tmp_path / "key.pem").write_bytes(root.issue_cert("other").private_key_pem.bytes())
-    assert "not the key" in only(look_at_certificates(well))
 
 
 # -- codecs, network -----------------------------------------------------------------------------------------------
