@@ -138,6 +138,28 @@ def test_a_pass_has_its_limit_and_every_film_is_in_one() -> None:
     assert max(map(len, scene.passes)) <= MOST
 
 
+def test_where_others_are_being_decoded_a_pass_leaves_them_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.line.COMPANY_SECONDS", 30)
+    scene = Scene(stuck={2: threading.Event()})
+    scene.network.set()
+    with scene.line() as line:
+        feed(line, *map(job, (1, 2)))
+        until(lambda: scene.decoded == [1])
+        time.sleep(0.05)
+        assert scene.passes == []
+        scene.stuck[2].set()
+        until(lambda: scene.passes == [[1, 2]])
+
+
+def test_no_pass_waits_for_more_than_make_it_worth_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.line.COMPANY_SECONDS", 30)
+    scene = Scene(stuck={9: threading.Event()})
+    scene.network.set()
+    with scene.line() as line:
+        feed(line, *map(job, (9, 1, 2, 3, 4)))
+        until(lambda: scene.passes == [[1, 2, 3, 4]])
+
+
 @pytest.mark.fault(73)
 def test_a_film_that_hangs_in_its_decoder_holds_up_no_other() -> None:
     scene = Scene(stuck={1: threading.Event()})
