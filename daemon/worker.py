@@ -21,16 +21,18 @@ from daemon.decoder import Decoder, Look
 from daemon.film import decoded, findings
 from daemon.kept import Kept
 from daemon.leases import Leases, Times
+from daemon.lifecycle import EXIT_AGAIN
 from daemon.line import Line, Looked
 from daemon.tally import count_look
 from daemon.telemetry import Pseudonym, describe, log
-from triage.errors import LostLeaseError, NotAnalysed, Reason, StudyNotFoundError
+from triage.errors import CardMismatchError, LostLeaseError, NotAnalysed, Reason, StudyNotFoundError
 from triage.jobs import PASSING, WAITING, Job, RetryRule
 from triage.policy import judge
 from triage.records.queue import Queue, Result
 from triage.records.store import DatabaseError
 from triage.study import Finding, Priority
 from triage.vision.classifier import Classifier
+from triage.vision.golden import refuse_wrong
 
 # A worker looks for itself this often: for retries that have become due, and should a ring have been lost.
 LOOK_SECONDS = 1.0
@@ -89,13 +91,11 @@ class Worker:
         if self.classifier is None:
             yield None
             return
-        look, conclude = partial(self._look, self.classifier), partial(self._conclude, self.classifier)
-        with (
-            Leases(self.queue, self.times, self.absence, self.hangs) as leases,
-            self._farewell(stop, leases),
-            Line(self.decoders, leases, look=look, conclude=conclude, most=self.batch_max) as line,
-        ):
-            yield line
+        look = partial(self._look, self.classifier)
+        with Leases(self.queue, self.times, self.absence, self.hangs) as leases, self._farewell(stop, leases):
+            conclude = partial(self._conclude, self.classifier, leases)
+            with Line(self.decoders, leases, look=look, conclude=conclude, most=self.batch_max) as line:
+                yield line
 
     @contextmanager
     def _farewell(self, stop: threading.Event | None, leases: Leases) -> Iterator[None]:
@@ -113,9 +113,9 @@ class Worker:
             if done.is_set():
                 return
         if not done.wait(FAREWELL_SECONDS):
-            self._hand_back(leases)
+            self._leave(leases, 0)
 
-    def _hand_back(self, leases: Leases) -> None:
+    def _leave(self, leases: Leases, exit_code: int) -> None:
         """What hangs cannot be told to end, so the process ends around it. The decoders' children end with it."""
         try:
             count = leases.hand_back()
@@ -123,7 +123,7 @@ class Worker:
             self.ring()
         except DatabaseError as error:
             log().error("jobs_not_handed_back", **describe(error))  # their leases run out
-        os._exit(0)
+        os._exit(exit_code)
 
     def take(self, line: Line | None) -> bool:
         """Start as many jobs as decoders are free; False if there is none. Raise DatabaseError."""
@@ -154,7 +154,7 @@ class Worker:
             log().error("analysis_failed", study=self.pseudonym(job.study_instance_uid), **describe(error))
             return Look(reason=Reason.INTERNAL_ERROR)
 
-    def _conclude(self, classifier: Classifier, batch: list[Looked]) -> None:
+    def _conclude(self, classifier: Classifier, leases: Leases, batch: list[Looked]) -> None:
         """One pass for all of them, and one transaction; what is to be tried again goes back by itself."""
         self.absence.beat()
         pairs = list(zip(batch, self._findings(classifier, batch), strict=True))
@@ -163,6 +163,16 @@ class Worker:
                 self._put_back(looked, finding, len(batch))
         others = [pair for pair in pairs if pair[1].reason not in PASSING | WAITING]
         self._record(classifier, others, len(batch))
+        if any(finding.reason is Reason.INTERNAL_ERROR and looked.look.pixels is not None for looked, finding in pairs):
+            self._leave_if_lost(classifier, leases)
+
+    def _leave_if_lost(self, classifier: Classifier, leases: Leases) -> None:
+        """A GPU that has failed once answers this process nothing more. The next one sees whether it has come back."""
+        try:
+            refuse_wrong(classifier)
+        except CardMismatchError as error:
+            log().error("network_lost", problem=str(error))
+            self._leave(leases, EXIT_AGAIN)
 
     def _put_back(self, looked: Looked, finding: Finding, batch: int) -> None:
         reason = finding.reason or Reason.INTERNAL_ERROR

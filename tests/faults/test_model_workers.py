@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -27,10 +28,33 @@ from triage.records.queue import Queue, Result
 from triage.records.reading import Reading
 from triage.records.store import Store, open_engine
 
-PROGRAM = Path(__file__).with_name("hanging_worker.py")
+PROGRAM = Path(__file__).with_name("odd_worker.py")
 OPEN = "SELECT 1 FROM jobs WHERE state IN ('queued', 'leased')"
 JOB = Job(job_id=1, instance_id=1, study_instance_uid="1.2", sha256="a" * 64, attempts=1, token="t", queued_seconds=0.0)
 BACKLOG = 10_000
+
+
+@contextmanager
+def odd_worker(daemon: Daemon, ill: str, sign: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Named worker-1, its network loaded; ``ill`` as soon as ``sign`` is there."""
+    with (daemon.home / f"{ill}.log").open("ab") as log:
+        command = [sys.executable, PROGRAM, ill, sign, "work", "--name", "worker-1"]
+        process = subprocess.Popen(command, env=daemon.environment, cwd=daemon.scratch, stdout=log, stderr=log)
+    try:
+        daemon.wait_for_log("model_loaded")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def started(make_daemon: Callable[..., Daemon], **settings: object) -> Daemon:
+    """Receiver and scheduler, without a worker."""
+    daemon = make_daemon(**settings)
+    for command in ("receive", "schedule"):
+        daemon.start(command)
+    daemon.wait_until_up(web=False)
+    return daemon
 
 
 @pytest.mark.fault(98)
@@ -38,26 +62,32 @@ BACKLOG = 10_000
 def test_a_worker_whose_network_never_answers_ends_and_its_film_is_analysed_by_the_next(
     make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
-    film = chests.chest(tmp_path / "films", side=256)
-    sign = tmp_path / "hangs"
-    sign.touch()
-    daemon = make_daemon(lease_seconds=2, job_seconds=25, decode_seconds=20, pending_seconds=1)
-    for command in ("receive", "schedule"):
-        daemon.start(command)
-    daemon.wait_until_up(web=False)
-    log = (daemon.home / "hanging.log").open("ab")
-    command = [sys.executable, PROGRAM, sign, "work", "--name", "worker-1"]
-    hanging = subprocess.Popen(command, env=daemon.environment, cwd=daemon.scratch, stdout=log, stderr=log)
-    log.close()
-    try:
-        daemon.wait_for_log("model_loaded")
+    film, sign = chests.chest(tmp_path / "films", side=256), tmp_path / "sign"
+    daemon = started(make_daemon, lease_seconds=2, job_seconds=25, decode_seconds=20, pending_seconds=1)
+    with odd_worker(daemon, "hangs", sign) as process:
+        sign.touch()
         assert send(daemon, film.dataset) == [0]
         wait_for(lambda: daemon.rows("SELECT reason FROM studies") == [("timeout",)])
-        assert hanging.wait(120) == 1
-    finally:
-        hanging.kill()
-        hanging.wait()
+        assert process.wait(120) == 1
     assert daemon.lines("process_hangs")
+    daemon.start("work", "--name", "worker-1")
+    wait_for(lambda: daemon.rows("SELECT analysis FROM studies") == [("analysed",)], 120)
+    assert daemon.rows("SELECT attempts FROM jobs") == [(2,)]
+
+
+@pytest.mark.fault(100)
+@pytest.mark.timeout(600)
+def test_a_worker_whose_gpu_is_lost_ends_and_no_film_is_buried_for_it(
+    make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    film, sign = chests.chest(tmp_path / "films", side=256), tmp_path / "sign"
+    daemon = started(make_daemon)
+    with odd_worker(daemon, "lost", sign) as process:
+        sign.touch()
+        assert send(daemon, film.dataset) == [0]
+        assert process.wait(120) == 1
+    assert daemon.lines("network_lost")
+    assert daemon.rows("SELECT analysis FROM studies") == [("pending",)]
     daemon.start("work", "--name", "worker-1")
     wait_for(lambda: daemon.rows("SELECT analysis FROM studies") == [("analysed",)], 120)
     assert daemon.rows("SELECT attempts FROM jobs") == [(2,)]

@@ -354,6 +354,24 @@ def test_a_pass_that_fails_is_tried_film_by_film(bench: Bench) -> None:
     assert sorted(outcomes(bench).values()) == [("analysed", None)] * 4 + [("not_analysed", "internal_error")]
 
 
+@pytest.mark.fault(100)
+@pytest.mark.parametrize(("fits", "expected"), [(1, ("analysed", None)), (0, ("not_analysed", "resource_exhausted"))])
+def test_with_too_little_memory_films_go_alone_and_then_without_analysis(
+    bench: Bench, fits: int, expected: tuple[str, str | None]
+) -> None:
+    for number in range(1, 4):
+        bench.film(number)
+
+    class Narrow(Watched):
+        def findings(self, batch: NDArray[np.float32]) -> list[Finding]:
+            if len(batch) > fits:
+                raise MemoryError
+            return super().findings(batch)
+
+    work_off(replace(bench, worker=replace(bench.worker, rule=RetryRule(attempts_max=1))), Narrow(EfficientNetLite0()))
+    assert list(outcomes(bench).values()) == [expected] * 3
+
+
 @pytest.mark.fault(99)
 def test_a_lease_that_is_lost_costs_the_films_beside_it_nothing(
     bench: Bench, capsys: pytest.CaptureFixture[str]

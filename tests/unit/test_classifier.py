@@ -196,3 +196,29 @@ def test_a_card_this_code_cannot_serve_is_refused(change: dict[str, object], wor
 
 def test_a_good_card_is_accepted() -> None:
     check_card(CARD)
+
+
+@pytest.mark.fault(100)
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), None])
+def test_too_little_memory_is_told_as_such(
+    classifier: Classifier, films: np.ndarray, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    def without_memory(_: object) -> None:
+        if error:
+            raise error
+        torch.empty(1 << 56)
+
+    monkeypatch.setattr(classifier, "_pass", without_memory)
+    with pytest.raises(MemoryError):
+        classifier.findings(films)
+
+
+def test_another_fault_of_a_device_stays_what_it_is(
+    classifier: Classifier, films: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(classifier, "_pass", broken)
+    with pytest.raises(RuntimeError):
+        classifier.findings(films)

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.samples import Sample
 
 from daemon import metrics
+from daemon.dicom.guard import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE = ROOT / "deploy" / "METRICS.md"
@@ -75,6 +76,11 @@ def test_the_catalogue_holds_every_metric_with_its_type_and_labels_and_no_other(
         for name, family in registered().items()
     }
     assert catalogued() == there
+
+
+def test_the_catalogue_names_every_end_of_an_association() -> None:
+    (row,) = re.findall(r"^\| `triage_associations_total` .*$", CATALOGUE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", row)) == {"triage_associations_total", "outcome", *Outcome}
 
 
 def test_names_carry_their_unit() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 LARGEST_PASS = {"cpu": 4, "cuda": 256}
 # Before the names of the locator's tensors in the weights file.
 LOCATOR = "locator."
+# torch has an error of its own for a GPU without memory; of the processor's it is a RuntimeError that says so.
+_NO_MEMORY = "can't allocate memory"
 Network = TypeVar("Network", EfficientNetLite0, Locator)
 
 
@@ -98,7 +102,10 @@ class Classifier:
         return probabilities(self.logits(batch), films=len(batch), calibration=self.card.calibration)
 
     def findings(self, batch: NDArray[np.float32]) -> list[Finding]:
-        """Films as for ``score`` to one finding each, in their order; one that cannot be judged carries its reason."""
+        """Films as for ``score`` to one finding each, in their order; one that cannot be judged carries its reason.
+
+        Raise MemoryError where there is too little for all of them, and RuntimeError for a device that fails.
+        """
         whole = ((batch >= 0) & (batch <= 1)).all((1, 2))
         logits, likeness = np.full((len(batch), len(CLASSES)), np.nan), np.full(len(batch), np.nan)
         if whole.any():
@@ -127,7 +134,7 @@ class Classifier:
         # ReLU6 would cap an infinite pixel at 6 and make a score of it that looks like any other.
         if batch.shape[1:] != (size, size) or not ((batch >= 0) & (batch <= 1)).all():
             raise NotAnalysed(Reason.MODEL_OUTPUT_INVALID)
-        with torch.inference_mode():
+        with torch.inference_mode(), _telling_no_memory():
             parts = torch.split(self._on_device(batch), LARGEST_PASS[self.device.type])
             logits, likeness = (torch.cat(found) for found in zip(*map(self._pass, parts), strict=True))
         return logits.to("cpu", torch.float64).numpy(), likeness.to("cpu", torch.float64).numpy()
@@ -141,6 +148,18 @@ class Classifier:
     def _pass(self, films: Tensor) -> tuple[Tensor, Tensor]:
         shown, _, likeness = self._shown(films)
         return self.network(self._z_score(shown)), likeness
+
+
+@contextmanager
+def _telling_no_memory() -> Iterator[None]:
+    """As MemoryError, with what torch keeps for later given back: a smaller pass may fit."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in str(error):
+            raise
+        torch.cuda.empty_cache()
+        raise MemoryError from error
 
 
 def probabilities(logits: NDArray[np.float64], *, films: int, calibration: Calibration) -> NDArray[np.float64]:
