@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from daemon.ledger import Ledger
 from faults.disks import small_disk
 
 IMPLICIT = "1.2.840.10008.1.2"
-# Fails, while a file says so: VERB FOLDER is the call, and what stands in the path of the file that it is for.
+# Fails, while a file says so: VERB FOLDER is the call, and what stands in the path of the file that it is for. With
+# "slow" before it the call takes three seconds and does what it should.
 FAILING = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -43,11 +45,13 @@ static int fails(const char *verb, int descriptor) {
     if (!file) return 0;
     if (!fgets(line, sizeof line, file)) line[0] = 0;
     fclose(file);
-    if (sscanf(line, "%63s %399s", asked, where) != 2 || strcmp(asked, verb)) return 0;
+    int slow = !strncmp(line, "slow ", 5);
+    if (sscanf(line + (slow ? 5 : 0), "%63s %399s", asked, where) != 2 || strcmp(asked, verb)) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     if (readlink(link, path, sizeof path - 1) < 0 || !strstr(path, where)) return 0;
+    if (slow) sleep(3);
     errno = EIO;
-    return 1;
+    return !slow;
 }
 
 int fsync(int fd) {
@@ -198,6 +202,27 @@ def test_what_the_disk_does_not_keep_is_not_acknowledged_and_the_next_is_written
     assert daemon.lines("instance_refused")[0]["status"] == "A700"
     assert daemon.processes["receive"].poll() is None
     assert not daemon.lines("uncaught_exception")
+
+
+@pytest.mark.fault(77)
+def test_a_share_that_is_slow_makes_its_senders_wait_and_nobody_else(
+    make_daemon: Callable[..., Daemon], failing: Path, tmp_path: Path
+) -> None:
+    film = chests.chest(tmp_path / "films", side=256)
+    daemon = receiving(make_daemon())
+    failing.write_text("slow fsync incoming\n", encoding="ascii")
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(send, daemon, film.dataset)
+        time.sleep(1)
+        began = time.monotonic()
+        assert daemon.echo()
+        assert not sent.done()
+        assert time.monotonic() - began < 2
+        assert sent.result(60) == [0]
+    assert_kept(daemon, film)
+    (line,) = daemon.lines("instance_received")
+    assert line["seconds"] > 3
+    assert not daemon.lines("instance_refused")
 
 
 @pytest.mark.fault(79)
