@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         (), description="where subscribers are told of changes: AE@HOST:PORT, with commas between"
     )
 
-    outage_instances_max: int = Field(10_000, ge=0, description="received while PostgreSQL is away; 0: none")
+    outage_instances_max: int = Field(10_000, ge=0, description="each receiver takes while PostgreSQL is away; 0: none")
     outage_seconds_max: float = Field(3600.0, gt=0, description="nothing is received once it has been away for longer")
 
     http_host: str = Field("127.0.0.1", description="address of the web server")
