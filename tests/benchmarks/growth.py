@@ -81,9 +81,6 @@ def grown(engine: Engine) -> tuple[list[dict[str, float]], list[dict[str, Any]]]
     acts = Acts(engine)
     with engine.begin() as connection:
         fill(connection, HELD_FROM, HELD_FROM + OPEN - 1, read=False)
-        if engine.dialect.name == "postgresql":  # which does not look at what numbers are taken
-            for table, key in (("instances", "instance_id"), ("jobs", "job_id")):
-                connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{table}', '{key}'), {2 * HELD_FROM})"))
     for size in SIZES:
         grow(engine, held, size)
         held = size

@@ -65,3 +65,7 @@ def fill(connection: Connection, first: int, last: int, *, read: bool) -> None:
     for statement in (_STUDIES, _INSTANCES, _JOBS) + ((_FINDINGS,) if read else ()):
         named = {name: value for name, value in values.items() if f":{name}" in statement + words["numbers"]}
         connection.execute(text(statement.format(**words)), named)
+    if dialect == "postgresql":  # or the next that comes would get a number that is taken
+        for table, key in (("instances", "instance_id"), ("jobs", "job_id")):
+            after = f"(SELECT max({key}) FROM {table})"
+            connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{table}', '{key}'), {after})"))

@@ -126,10 +126,6 @@ def test_behind_a_backlog_of_ten_thousand_all_are_listed_by_arrival_and_a_flag_i
         fill(connection, 1, BACKLOG, read=False)
         plain = f"UPDATE studies SET flagged = {'0' if store.backend == 'sqlite' else 'false'}, clinical_priority = 2, "
         connection.execute(text(plain + "tier = NULL, p_pneumonia = NULL, overdue_at = '2099-01-01 00:00:00'"))
-        if store.backend == "postgresql":
-            connection.execute(
-                text("SELECT setval('instances_instance_id_seq', 20000), setval('jobs_job_id_seq', 20000)")
-            )
     Intake(store, POLICY).receive(received(1))
     queue, reading = Queue(store, POLICY), Reading(store)
     assert queue.depth() == {"queued": BACKLOG + 1}
