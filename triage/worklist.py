@@ -69,52 +69,76 @@ def arrival(clock: Clock) -> str:
     return since
 
 
-_READING_WORKLIST = """
-SELECT
-    row_number() OVER (
-        ORDER BY {order}
-    ) AS rank,
-    s.study_instance_uid,
-    s.accession_number,
-    s.patient_id,
-    s.patient_name,
-    s.patient_birth_date,
-    s.patient_sex,
-    s.age_years,
-    s.modality,
-    s.study_date,
-    s.study_description,
-    s.received_at,
-    s.waiting_since,
-    {waiting_seconds} AS waiting_seconds,
-    CASE s.clinical_priority WHEN 0 THEN 'STAT' WHEN 1 THEN 'URGENT' ELSE 'ROUTINE' END AS clinical_priority,
-    s.status,
-    s.reader,
-    s.analysis,
-    s.reason,
-    s.flagged,
-    s.overdue_at <= {now} AS overdue,
-    s.tier,
-    s.etiology,
-    s.p_pneumonia,
-    s.identity_conflict,
-    CASE s.clinical_priority WHEN 0 THEN 'STAT' WHEN 1 THEN 'Urgent' ELSE 'Routine' END
-        || ' order; ' || s.words
-        || CASE WHEN s.overdue_at <= {now}
-                THEN '; waited over the limit of ' || s.waiting_limit_minutes || ' min' ELSE '' END
-        || CASE WHEN s.identity_conflict THEN '; identifiers missing or contradictory' ELSE '' END
-        || CASE WHEN s.changed_while_reading THEN '; new images since the reading started' ELSE '' END
-        || '; then by arrival' AS why
-FROM studies AS s
-WHERE s.status <> 'read'
-"""
+# In the order of the view. What is not computed is a column of the study's row.
+_COLUMNS = (
+    "study_instance_uid", "accession_number", "patient_id", "patient_name", "patient_birth_date", "patient_sex",
+    "age_years", "modality", "study_date", "study_description", "received_at", "waiting_since", "waiting_seconds",
+    "clinical_priority", "status", "reader", "analysis", "reason", "flagged", "overdue", "tier", "etiology",
+    "p_pneumonia", "identity_conflict", "why",
+)  # fmt: skip
+
+
+def computed(rows: str, clock: Clock) -> dict[str, str]:
+    """SQL of what the view says beside the columns of ``rows`` of studies."""
+    urgency = f"CASE {rows}.clinical_priority WHEN 0 THEN 'STAT' WHEN 1 THEN '{{}}' ELSE '{{}}' END"
+    overdue = f"{rows}.overdue_at <= {clock.now}"
+    late = f"'; waited over the limit of ' || {rows}.waiting_limit_minutes || ' min'"
+    parts = (
+        urgency.format("Urgent", "Routine"),
+        f"' order; ' || {rows}.words",
+        f"CASE WHEN {overdue} THEN {late} ELSE '' END",
+        f"CASE WHEN {rows}.identity_conflict THEN '; identifiers missing or contradictory' ELSE '' END",
+        f"CASE WHEN {rows}.changed_while_reading THEN '; new images since the reading started' ELSE '' END",
+        "'; then by arrival'",
+    )
+    return {
+        "waiting_seconds": clock.seconds_since.format(column=f"{rows}.waiting_since"),
+        "clinical_priority": urgency.format("URGENT", "ROUTINE"),
+        "overdue": overdue,
+        "why": " || ".join(parts),
+    }
+
+
+def places(clock: Clock) -> str:
+    """SELECT text: the Study Instance UID of every open study with its ``rank``."""
+    return f"SELECT {_rank('s', clock)}, s.study_instance_uid FROM studies AS s WHERE s.status <> 'read'"
 
 
 def reading_worklist(clock: Clock) -> str:
     """SELECT text of the ``reading_worklist`` view: one row an unread study or one being read."""
-    waiting = clock.seconds_since.format(column="s.waiting_since")
-    order = ",\n                 ".join(terms("s", clock))
-    return _READING_WORKLIST.format(now=clock.now, order=order, waiting_seconds=waiting).strip()
+    own = computed("s", clock)
+    columns = [_rank("s", clock), *(f"{own[name]} AS {name}" if name in own else f"s.{name}" for name in _COLUMNS)]
+    return "SELECT\n    " + ",\n    ".join(columns) + "\nFROM studies AS s\nWHERE s.status <> 'read'"
+
+
+def next_places(clock: Clock, *, after: bool) -> str:
+    """SELECT text: the first ``:most`` of `places`, or those ``after`` the study ``:uid``, by their order alone.
+
+    A place is counted from there, so it costs no more for the thousands that are not shown.
+    """
+    order = ", ".join(terms("s", clock))
+    beyond, before = "", ""
+    if after:
+        beyond = f"AND ({order}) > ({_own(clock)})"
+        before = f"({count_up_to(clock, if_open=False)}) + "
+    keys = "study_instance_uid, clinical_priority, flagged, overdue_at, waiting_since"
+    first = f"SELECT {keys} FROM studies AS s WHERE s.status <> 'read' {beyond} ORDER BY {order} LIMIT :most"
+    return f"SELECT {_rank('few', clock, before)}, few.study_instance_uid FROM ({first}) AS few"
+
+
+def place(clock: Clock) -> str:
+    """SELECT text: of `places` that of the study ``:uid``, if it is open."""
+    which = "s.study_instance_uid = :uid AND s.status <> 'read'"
+    rank = f"({count_up_to(clock, if_open=True)}) AS rank"
+    return f"SELECT {rank}, s.study_instance_uid FROM studies AS s WHERE {which}"
+
+
+def _rank(rows: str, clock: Clock, before: str = "") -> str:
+    return f"{before}row_number() OVER (ORDER BY {', '.join(terms(rows, clock))}) AS rank"
+
+
+def _own(clock: Clock) -> str:
+    return f"SELECT {', '.join(terms('own', clock))} FROM studies AS own WHERE own.study_instance_uid = :uid"
 
 
 def count_up_to(clock: Clock, *, if_open: bool) -> str:
@@ -122,6 +146,5 @@ def count_up_to(clock: Clock, *, if_open: bool) -> str:
 
     Grows with the open studies, not with those read. ``if_open``: 0 for a study that was read.
     """
-    own = f"SELECT {', '.join(terms('own', clock))} FROM studies AS own WHERE own.study_instance_uid = :uid"
-    own += " AND own.status <> 'read'" if if_open else ""
+    own = _own(clock) + (" AND own.status <> 'read'" if if_open else "")
     return f"SELECT count(*) FROM studies AS s WHERE s.status <> 'read' AND ({', '.join(terms('s', clock))}) <= ({own})"

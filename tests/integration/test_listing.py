@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, text, update
 
 from making import POLICY, received
 from triage.errors import CursorError
@@ -15,6 +17,7 @@ from triage.records.intake import Intake
 from triage.records.listing import Asked, Listing, Sort, View, counting
 from triage.records.reading import Reading
 from triage.records.store import Store
+from triage.records.tables import studies
 from triage.study import ClinicalPriority
 
 PRIORITIES = [ClinicalPriority.ROUTINE, ClinicalPriority.STAT, ClinicalPriority.URGENT]
@@ -218,3 +221,27 @@ def test_a_name_is_found_as_it_is_written_umlauts_included(engine: Engine) -> No
     for words in ("MÜLLER", "Änne", "ÄNNE"):
         found = Reading(store).listing.page(Asked(text=words)).entries
         assert [entry.study_instance_uid for entry in found] == ["1.2.31"], words
+
+
+@pytest.mark.parametrize(
+    "asked", [Asked(limit=3), Asked(limit=20), Asked(limit=3, text="no"), Asked(), Asked(limit=3, sort=Sort.AGE)]
+)
+def test_a_page_says_of_each_study_what_the_view_says(engine: Engine, reading: Reading, asked: Asked) -> None:
+    with engine.begin() as connection:
+        for uid, values in (("1.2.5", {"overdue_at": datetime(2020, 1, 1, tzinfo=UTC)}), ("1.2.7", {"flagged": True})):
+            connection.execute(update(studies).where(studies.c.study_instance_uid == uid).values(values))
+    reading.close("1.2.4")
+    reading.start_reading("1.2.3", "ann")
+    with engine.connect() as connection:
+        viewed = connection.execute(text("SELECT * FROM reading_worklist ORDER BY rank")).mappings().all()
+    pages, cursor = [], None
+    while cursor or not pages:
+        page = reading.listing.page(replace(asked, cursor=cursor))
+        pages, cursor = [*pages, *page.entries], page.cursor
+    assert len(pages) == len(viewed) == 6
+    places = {entry.study_instance_uid: entry for entry in pages}
+    for row in viewed:
+        for entry in (places[row["study_instance_uid"]], reading.listing.entry(row["study_instance_uid"])):
+            assert entry is not None
+            for name in ("rank", "why", "overdue", "clinical_priority", "status", "tier", "patient_name"):
+                assert getattr(entry, name) == row[name]

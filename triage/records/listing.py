@@ -8,32 +8,29 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
     ColumnElement,
     Connection,
     FromClause,
     RowMapping,
     Select,
-    String,
     case,
-    column,
     func,
     literal,
     literal_column,
     or_,
     select,
-    table,
     text,
     tuple_,
 )
 
 from triage.errors import CursorError
+from triage.records.places import entries, every_place, first_places, place_of
 from triage.records.store import Store
 from triage.records.tables import IS_UNREAD, UtcDateTime, studies
 from triage.study import Analysis, ClinicalPriority, WorklistEntry
@@ -104,14 +101,7 @@ class Totals:
     modalities: Sequence[str]
 
 
-_DATES = {name: UtcDateTime() for name in ("received_at", "waiting_since")}
-_FLAGS = {name: Boolean() for name in ("flagged", "overdue", "identity_conflict")}
-_TEXTS = {
-    name: String() for name in ("study_instance_uid", "patient_name", "patient_id", "accession_number", "modality")
-}
-_TYPES: Mapping[str, Any] = {**_DATES, **_FLAGS, **_TEXTS}
 _COLUMNS = [field.name for field in fields(WorklistEntry)]
-_WORKLIST = table("reading_worklist", *(column(name, _TYPES.get(name)) for name in _COLUMNS))
 _IS_READ = studies.c.status == literal_column("'read'")
 _WORDS_MAX = 8
 _READ_PAGE = 200
@@ -142,7 +132,7 @@ class Listing:
 
     def entry(self, study_instance_uid: str) -> WorklistEntry | None:
         """An open study with its place; None if it was read or is not held."""
-        query = select(_WORKLIST).where(_WORKLIST.c.study_instance_uid == study_instance_uid)
+        query = entries(self._store.clock, place_of(self._store.clock, study_instance_uid))
         with self._store.reading() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else WorklistEntry(**row)
@@ -165,15 +155,24 @@ class Listing:
 
     def _open(self, asked: Asked, after: RowMapping | None) -> Select[Any]:
         """One row more than is shown: then there is a next page."""
-        query = select(_WORKLIST).where(*_narrowed(_WORKLIST, asked), *_of_view(_WORKLIST, asked.view))
-        if asked.sort is Sort.RANK:
-            query = query.order_by(_WORKLIST.c.rank)
-            if after is not None:
-                before = f"rank > ({count_up_to(self._store.clock, if_open=False)})"
-                query = query.where(text(before).bindparams(uid=after["uid"]))
-        else:
-            query = _in_order(query, asked.sort, after)
-        return query if asked.limit is None else query.limit(asked.limit + 1)
+        chosen = self._chosen(asked, after)
+        query = entries(self._store.clock, chosen)
+        return query.order_by(chosen.c.rank) if asked.sort is Sort.RANK else _in_order(query, asked.sort, None)
+
+    def _chosen(self, asked: Asked, after: RowMapping | None) -> FromClause:
+        """Places of what is shown."""
+        clock, most = self._store.clock, None if asked.limit is None else asked.limit + 1
+        if asked.sort is Sort.RANK and asked.view is View.OPEN and not asked.is_narrowed and most is not None:
+            return first_places(clock, most, after["uid"] if after else None)
+        placed = every_place(clock)
+        query = select(placed).join(studies, studies.c.study_instance_uid == placed.c.study_instance_uid)
+        query = query.where(*_narrowed(studies, asked), *_of_view(studies, asked.view)).limit(most)
+        if asked.sort is not Sort.RANK:
+            return _in_order(query, asked.sort, after).subquery("chosen")
+        if after is not None:
+            before = f"rank > ({count_up_to(clock, if_open=False)})"
+            query = query.where(text(before).bindparams(uid=after["uid"]))
+        return query.order_by(placed.c.rank).subquery("chosen")
 
     # -- studies that were read ------------------------------------------------------------------------------------
 
@@ -261,8 +260,8 @@ def _keys(rows: FromClause) -> dict[Sort, tuple[ColumnElement[Any], bool]]:
 
 
 def _in_order(query: Select[Any], sort: Sort, after: RowMapping | None) -> Select[Any]:
-    key, falls = _keys(_WORKLIST)[sort]
-    uid = _WORKLIST.c.study_instance_uid
+    key, falls = _keys(studies)[sort]
+    uid = studies.c.study_instance_uid
     if after is not None:
         there = tuple_(literal(after[sort.name], key.type), literal(after["uid"]))
         query = query.where(tuple_(key, uid) < there if falls else tuple_(key, uid) > there)

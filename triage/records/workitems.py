@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, RowMapping, Select, column, select, table, text
+from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, Select, select
 
 from triage.records.past import note_progress
+from triage.records.places import every_place, first_places, place_of, said
 from triage.records.reading import Reading
 from triage.records.sought import conditions
 from triage.records.store import Store
 from triage.records.subscriptions import is_subscribed
-from triage.records.tables import IS_UNREAD, instances, studies, workitems
+from triage.records.tables import instances, studies, workitems
 from triage.study import EventKind, Status
 from triage.workitem import STATES, StepState, Verdict, Workitem, cancel_verdict, verdict
 
-# ``rank``, ``why`` and ``overdue`` come from the view, all else of the study from its row.
-_VIEW = table(
-    "reading_worklist", column("study_instance_uid"), column("rank"), column("why"), column("overdue", Boolean())
-)
 # Databases take only so many parameters in a statement.
 _NAMED_AT_ONCE = 1000
-_PLACE = "SELECT rank, why, overdue FROM reading_worklist WHERE study_instance_uid = :uid"
 
 
 class Workitems:
@@ -43,16 +39,26 @@ class Workitems:
         which = conditions(keys or {}, self._store.now())
         if status is not None:
             which.append(studies.c.status == status.value)
+        chosen = self._chosen(which, most)
         found = (
-            select(studies, workitems.c.progress, _VIEW.c.rank, _VIEW.c.why, _VIEW.c.overdue)
-            .join(_VIEW, _VIEW.c.study_instance_uid == studies.c.study_instance_uid)
+            select(studies, workitems.c.progress, chosen.c.rank, *self._said())
+            .join(chosen, chosen.c.study_instance_uid == studies.c.study_instance_uid)
             .outerjoin(workitems, workitems.c.workitem_uid == studies.c.workitem_uid)
-            .where(IS_UNREAD, *which)
-            .order_by(_VIEW.c.rank)
-            .limit(most)
+            .order_by(chosen.c.rank)
         )
         with self._store.reading() as connection:
             return [_current(row) for row in connection.execute(found).mappings()]
+
+    def _chosen(self, which: Collection[ColumnElement[bool]], most: int | None) -> FromClause:
+        """Places of the open studies that are asked for."""
+        if not which and most is not None:
+            return first_places(self._store.clock, most)
+        placed = every_place(self._store.clock)
+        query = select(placed).join(studies, studies.c.study_instance_uid == placed.c.study_instance_uid)
+        return query.where(*which).order_by(placed.c.rank).limit(most).subquery("chosen")
+
+    def _said(self) -> list[ColumnElement[Any]]:
+        return [said(name, self._store.clock) for name in ("why", "overdue")]
 
     def ended(self, most: int) -> list[Workitem]:
         """COMPLETED and CANCELED, the last to end first, at most so many of either kind."""
@@ -84,7 +90,11 @@ class Workitems:
             if row is None:
                 past = connection.execute(_past().where(workitems.c.workitem_uid == workitem_uid)).mappings().first()
                 return _ended(past) if past else None
-            place = connection.execute(text(_PLACE), {"uid": row["study_instance_uid"]}).mappings().first()
+            placed = place_of(self._store.clock, row["study_instance_uid"])
+            query = select(placed.c.rank, *self._said()).join_from(
+                placed, studies, studies.c.study_instance_uid == placed.c.study_instance_uid
+            )
+            place = connection.execute(query).mappings().first()
         return _current({**row, **(place or {})})
 
     def films(self, study_instance_uids: Collection[str]) -> dict[str, list[dict[str, str]]]:
