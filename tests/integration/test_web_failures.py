@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from daemon.web.server import build_app
-from daemon.web.serving import serve
+from daemon.web.serving import _listen, serve
 from sites import POLICY, UNKNOWN, Site, is_problem
 from triage.errors import TriageError
 from triage.records.listing import Listing
@@ -71,6 +71,14 @@ def test_neither_addresses_nor_names_are_logged(
     logged = "".join(record.getMessage() for record in caplog.records if not record.name.startswith("http"))
     printed = "".join(capfd.readouterr())
     assert not any(secret in printed + logged for secret in (uid, UNKNOWN, "Secret"))
+
+
+def test_no_answer_waits_for_the_acknowledgement_of_its_head() -> None:
+    listening = _listen("127.0.0.1", 0)
+    with listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_port_that_is_taken_is_told_in_words(sqlite_url: str) -> None:
