@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydicom import DataElement, Dataset
@@ -75,8 +75,9 @@ class Finding:
         looked_at = candidates[:_LOOKED_INTO_MAX]
         return self._holding(looked_at, sequences), is_cut or len(candidates) > len(looked_at)
 
-    def data_set(self, item: Workitem, found: Found) -> Dataset:
-        return data_set(item, found.films.get(item.study_instance_uid, ()), self.retrieve_ae)
+    def data_set(self, item: Workitem, found: Found, wanted: Collection[str] | None = None) -> Dataset:
+        """``wanted``: keywords, or all of them."""
+        return data_set(item, found.films.get(item.study_instance_uid, ()), self.retrieve_ae, wanted)
 
     def _candidates(self, texts: Mapping[str, str], enough: int | None) -> list[Workitem]:
         """Named ones are looked up; those that have ended are looked through only where their state is asked for."""

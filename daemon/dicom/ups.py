@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
 
 from daemon.dicom.command import C_FIND_RQ, N_ACTION_RQ, N_GET_RQ, N_SET_RQ
 from daemon.dicom.exchange import OUT_OF_RESOURCES, PENDING, PENDING_KEYS_IGNORED, SUCCESS, Handlers, Question, Reply
@@ -22,6 +23,8 @@ from triage.workitem import StepState, Verdict
 UPS_WATCH = "1.2.840.10008.5.1.4.34.6.2"
 UPS_PULL = "1.2.840.10008.5.1.4.34.6.3"
 UPS_QUERY = "1.2.840.10008.5.1.4.34.6.5"
+# What every response has, asked for or not (PS3.4 CC.2.8.1.3).
+_ALWAYS = frozenset({"SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID"})
 
 # Action Type IDs, PS3.4 table CC.2-1.
 CHANGE_STATE, REQUEST_CANCEL, SUBSCRIBE, UNSUBSCRIBE, SUSPEND = 1, 2, 3, 4, 5
@@ -73,8 +76,9 @@ class Ups:
         keys = question.data_set
         found = self.finding.find(keys)
         status = PENDING_KEYS_IGNORED if found.ignored else PENDING
+        wanted = _ALWAYS.union(map(keyword_for_tag, keys.keys()))
         for workitem in found.items:
-            yield Reply(status=status, data_set=chosen(self.finding.data_set(workitem, found), keys))
+            yield Reply(status=status, data_set=self.finding.data_set(workitem, found, wanted))
         if found.is_cut:
             yield Reply(status=OUT_OF_RESOURCES, comment="more match: ask for less")
         else:
@@ -156,13 +160,3 @@ def _refusal(found: Verdict) -> Reply:
 
 def _uid(asked: Dataset, keyword: str) -> str:
     return str(asked.get(keyword, "") or "").strip(" \0")
-
-
-def chosen(made: Dataset, keys: Dataset) -> Dataset:
-    """What was asked for, and what every response has (PS3.4 CC.2.8.1.3)."""
-    answer = Dataset()
-    for tag in keys.keys() & made.keys():
-        answer[tag] = made[tag]
-    for keyword in ("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID"):
-        answer[keyword] = made[keyword]
-    return answer

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import groupby
 from typing import Any
 
 from pydicom import DataElement, Dataset, config
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR
 from pydicom.sequence import Sequence as Items
+from pydicom.tag import BaseTag, Tag
 
 from triage.records.subscriptions import Notice
 from triage.study import ClinicalPriority
@@ -84,14 +86,26 @@ def moment(at: datetime | None) -> str:
     return f"{at:%Y%m%d%H%M%S}.{at.microsecond:06d}+0000" if at else ""
 
 
-def data_set(workitem: Workitem, films: Sequence[Mapping[str, str]], retrieve_ae: str = "") -> Dataset:
-    """All of it. ``films``: what is read; ``retrieve_ae``: of the archive, "" for who sent each film."""
+def data_set(
+    workitem: Workitem,
+    films: Sequence[Mapping[str, str]],
+    retrieve_ae: str = "",
+    wanted: Collection[str] | None = None,
+) -> Dataset:
+    """``wanted``: keywords, or all of them. ``films``: what is read; ``retrieve_ae``: of the archive, "" for who sent
+    each film.
+    """
     made = Dataset()
-    for keyword in _EMPTY:
+
+    def asked(keywords: Iterable[str]) -> list[str]:
+        return [keyword for keyword in keywords if wanted is None or keyword in wanted]
+
+    for keyword in asked(_EMPTY):
         put(made, keyword, "")
-    for keyword, value in {"SpecificCharacterSet": CHARACTER_SET, **plain(workitem)}.items():
-        put(made, keyword, value)
-    for keyword in SEQUENCES:
+    values = {"SpecificCharacterSet": CHARACTER_SET, **plain(workitem)}
+    for keyword in asked(values):
+        put(made, keyword, values[keyword])
+    for keyword in asked(SEQUENCES):
         put(made, keyword, sequence(workitem, keyword, films, retrieve_ae))
     return made
 
@@ -134,12 +148,17 @@ def event_information(notice: Notice) -> Dataset:
 
 def put(made: Dataset, keyword: str, value: str | list[Dataset]) -> None:
     """What was received is passed on as it is: nothing is checked, only cut to what the representation holds."""
-    tag = tag_for_keyword(keyword) or 0
-    vr = dictionary_VR(tag)
+    tag, vr = _element(keyword)
     if vr == "SQ":
         made[tag] = DataElement(tag, vr, Items([] if isinstance(value, str) else value))
         return
     made[tag] = DataElement(tag, vr, str(value)[: _TEXT_MAX.get(vr)] or None, validation_mode=config.IGNORE)
+
+
+@cache
+def _element(keyword: str) -> tuple[BaseTag, str]:
+    tag = Tag(keyword)
+    return tag, dictionary_VR(tag)
 
 
 def _code(value: str, scheme: str, meaning: str) -> Dataset:

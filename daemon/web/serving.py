@@ -100,8 +100,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise TriageError(f"the web server cannot listen on {host} port {port}: {error.strerror}") from error
-    # Connections inherit it. asyncio sets it only on sockets that name TCP as their protocol; else the body of an answer
-    # waits until its head has been acknowledged, 40 ms later.
+    # Connections inherit it. asyncio sets it only on sockets that name TCP as their protocol; without it the body of an
+    # answer waits until its head has been acknowledged, 40 ms later.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
