@@ -17,7 +17,10 @@ DATABASES = ("sqlite", "postgresql")
 
 @dataclass(eq=False)  # pytest keeps its plugins in sets
 class Table:
-    """A plugin of pytest. ``only``: these faults, or all. A fault is survived if all of its tests pass."""
+    """A plugin of pytest. ``only``: these faults, or all.
+
+    A fault is survived if all of its tests pass. If some were skipped, that is said beside it.
+    """
 
     out: Path
     only: frozenset[int] = frozenset()
@@ -49,15 +52,24 @@ class Table:
         """As JSON holds them."""
         tried, survived, failed = self._tried()
         databases = {name: dict(counts) for name, counts in sorted(self.counted.items())}
-        return {"tried": sorted(tried), "survived": sorted(survived), "failed": sorted(failed), "databases": databases}
+        told = {"tried": sorted(tried), "survived": sorted(survived), "failed": sorted(failed)}
+        return {**told, "skipped": self._skipped(), "databases": databases}
 
     def _tried(self) -> tuple[set[int], set[int], set[int]]:
-        """A test that was skipped has tried nothing."""
+        """A test that was skipped has tried nothing, so a fault is survived only where none was."""
         by_outcome: dict[str, set[int]] = {"passed": set(), "failed": set(), "skipped": set()}
         for test, outcome in self.outcomes.items():
             by_outcome[outcome] |= self.faults.get(test, frozenset())
         tried = by_outcome["passed"] | by_outcome["failed"]
-        return tried, tried - by_outcome["failed"], by_outcome["failed"]
+        return tried, tried - by_outcome["failed"] - by_outcome["skipped"], by_outcome["failed"]
+
+    def _skipped(self) -> dict[int, list[str]]:
+        """By fault the tests that were not run."""
+        found: dict[int, list[str]] = {}
+        for test, outcome in self.outcomes.items():
+            for fault in self.faults.get(test, frozenset()) if outcome == "skipped" else ():
+                found.setdefault(fault, []).append(test)
+        return dict(sorted(found.items()))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("faults")
@@ -68,7 +80,15 @@ class Table:
 
     def _lines(self) -> Iterator[str]:
         tried, survived, failed = self._tried()
-        yield f"faults tried {len(tried)}, survived {len(survived)}, not survived {sorted(failed) or 'none'}"
+        skipped = self._skipped()
+        partly = len(tried - survived - failed)
+        yield (
+            f"faults tried {len(tried)}, survived {len(survived)}, survived with tests skipped {partly}, "
+            f"not survived {sorted(failed) or 'none'}, not tried {sorted(skipped.keys() - tried) or 'none'}"
+        )
+        for fault, tests in skipped.items():
+            verdict = "not tried" if fault not in tried else "not survived" if fault in failed else "survived"
+            yield f"fault {fault}: {verdict}, {len(tests)} skipped: {', '.join(tests)}"
         yield ""
         yield "| Database | Tests | Rounds of kill -9 | Instances | Lost | Doubled |"
         yield "|---|---|---|---|---|---|"

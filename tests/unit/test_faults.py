@@ -46,9 +46,12 @@ def test_lost(record_property):
     record_property("lost", 1)
     raise AssertionError
 
-@pytest.mark.fault(4)
+@pytest.mark.fault(1, 4)
 @pytest.mark.skip
 def test_not_tried(): ...
+
+@pytest.mark.fault(5)
+def test_whole(): ...
 """
 RUN = """
 import sys, pathlib, pytest
@@ -59,19 +62,24 @@ raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", "suite.py"], plugi
 
 
 @pytest.mark.parametrize(
-    ("only", "tried", "failed"), [((), [1, 2, 3], [2, 3]), ((1,), [1, 2], [])], ids=["all", "chosen"]
+    ("only", "tried", "survived", "failed"),
+    [((), [1, 2, 3, 5], [5], [2, 3]), ((1,), [1, 2], [2], [])],
+    ids=["all", "chosen"],
 )
 def test_a_run_tells_what_was_tried_and_what_was_not_survived(
-    tmp_path: Path, only: tuple[int, ...], tried: list[int], failed: list[int]
+    tmp_path: Path, only: tuple[int, ...], tried: list[int], survived: list[int], failed: list[int]
 ) -> None:
     (tmp_path / "suite.py").write_text(SUITE, encoding="ascii")
     path = {**os.environ, "PYTHONPATH": str(TESTS)}
     command = [sys.executable, "-c", RUN, *map(str, only)]
     done = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True, check=False)
     figures = json.loads((tmp_path / "build" / "faults.json").read_text(encoding="ascii"))
-    assert (figures["tried"], figures["failed"]) == (tried, failed)
+    assert (figures["tried"], figures["survived"], figures["failed"]) == (tried, survived, failed)
+    assert figures["skipped"] == dict.fromkeys(["1", "4"], ["suite.py::test_not_tried"])
     assert figures["databases"]["sqlite"] == {"rounds": 3, "instances": 40, "lost": 0, "doubled": 0, "tests": 1}
-    assert f"faults tried {len(tried)}, survived {len(tried) - len(failed)}" in done.stdout
+    assert f"faults tried {len(tried)}, survived {len(survived)}, survived with tests skipped 1" in done.stdout
+    assert "fault 1: survived, 1 skipped: suite.py::test_not_tried\n" in done.stdout
+    assert "fault 4: not tried, 1 skipped: suite.py::test_not_tried\n" in done.stdout
     assert done.returncode == bool(failed)
 
 
