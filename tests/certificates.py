@@ -28,11 +28,11 @@ class Papers:
     def ca(self) -> Path:
         return self.folder / "ca.pem"
 
-    def issue(self, name: str, host: str = HOST, days: float = 1.0) -> tuple[Path, Path]:
-        """Certificate and key. Negative ``days``: it has run out."""
+    def issue(self, name: str, host: str = HOST, days: float = 1.0, since: float = -400.0) -> tuple[Path, Path]:
+        """Certificate and key, valid from ``since`` to ``days``: both in days from now, negative is past."""
         now = datetime.now(UTC)
         made = self.authority.issue_cert(
-            host, "localhost", common_name=name, not_before=now - 400 * _DAY, not_after=now + days * _DAY
+            host, "localhost", common_name=name, not_before=now + since * _DAY, not_after=now + days * _DAY
         )
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         certificate.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))

@@ -290,6 +290,7 @@ def test_a_certificate_file_that_is_replaced_by_nonsense_ends_no_running_receive
     before = path.read_bytes()
     path.write_bytes(b"nonsense")
     try:
+        secure.daemon.wait_for_log("tls_not_reloaded")  # or the old one might still be shown because nobody has looked
         assert can_echo(secure, good(authority))
     finally:
         path.write_bytes(before)

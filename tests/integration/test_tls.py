@@ -156,6 +156,14 @@ def test_an_expired_certificate_is_refused(site: Site, papers: Papers, storescu:
     assert_refused(site, "certificate has expired")
 
 
+@pytest.mark.fault(114)
+def test_a_certificate_that_is_not_valid_yet_is_refused(
+    site: Site, papers: Papers, storescu: Callable[..., int]
+) -> None:
+    assert storescu(site.port, *with_pair(papers, papers.issue("early", since=1, days=2))) != 0
+    assert_refused(site, "certificate is not yet valid")
+
+
 def test_a_certificate_of_another_authority_is_refused(
     site: Site, papers: Papers, storescu: Callable[..., int], tmp_path: Path
 ) -> None:
@@ -195,6 +203,7 @@ def test_who_speaks_tls_to_the_plain_port_is_refused(
         assert {end.outcome for end in site.ends} == {Outcome.ABORTED, Outcome.RELEASED}
 
 
+@pytest.mark.fault(114)
 def test_whom_we_call_must_be_who_it_is(papers: Papers, tmp_path: Path) -> None:
     """The name that we know it by stands in its certificate, and our authority has signed it."""
     settings = settings_of(papers)
@@ -204,6 +213,7 @@ def test_whom_we_call_must_be_who_it_is(papers: Papers, tmp_path: Path) -> None:
     assert "mismatch" in called(settings, wrong, papers, name="triage.example")
     assert "issuer" in called(settings, stranger, papers)
     assert "expired" in called(settings, papers.issue("old", days=-1), papers)
+    assert "not yet valid" in called(settings, papers.issue("early", since=1, days=2), papers)
 
 
 def called(settings: Settings, pair: tuple[Path, Path], papers: Papers, name: str = HOST) -> str:
