@@ -4,30 +4,52 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 from running import Daemon, wait_for
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from faults.readers import Readers
 from faults.senders import Books
 from triage.records.store import Store
+from triage.records.tables import studies
 
 _QUIET_SECONDS = 120.0
+# Studies of which more films were concluded, as their history tells, than have come to an end. A late worker's second
+# conclusion would leave this trace alone: of a job and of a finding there is one row whatever happens.
+_CONCLUDED_TWICE = """
+SELECT study_instance_uid FROM events AS told WHERE kind IN ('analysed', 'not_analysed')
+GROUP BY study_instance_uid HAVING count(*) > (
+    SELECT count(*) FROM jobs JOIN instances ON instances.instance_id = jobs.instance_id
+    WHERE instances.study_instance_uid = told.study_instance_uid AND jobs.state IN ('done', 'buried')
+)
+"""
 _REASONS = {None, "not_chest_frontal", "internal_error"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How a study stands: whatever of this falls has taken a place away from a patient."""
+    """How a study stands: whatever of this falls, or comes later, has taken a place away from a patient."""
 
-    urgency: int
+    clinical_priority: int
     flagged: bool
-    p_pneumonia: float
+    p_pneumonia: float | None
+    received_at: datetime
+    waiting_since: datetime
 
     def is_below(self, before: Standing) -> bool:
-        return self.urgency < before.urgency or self.flagged < before.flagged or self.p_pneumonia < before.p_pneumonia
+        return (
+            self.clinical_priority > before.clinical_priority  # the first is the most urgent
+            or self.flagged < before.flagged
+            or (self.p_pneumonia or 0.0) < (before.p_pneumonia or 0.0)
+            or self.received_at > before.received_at
+            or self.waiting_since > before.waiting_since
+        )
+
+
+_STANDING = [each.name for each in fields(Standing)]
 
 
 @dataclass
@@ -59,13 +81,16 @@ class Ledger:
         self._look_for_falls()
 
     def _look_for_doubles(self) -> None:
-        for table, key in (("instances", "sop_instance_uid"), ("jobs", "instance_id"), ("findings", "instance_id")):
+        for table, key in (("instances", "sop_instance_uid"), ("findings", "instance_id")):
             query = f"SELECT {key} FROM {table} GROUP BY {key} HAVING count(*) > 1"
             self.doubled |= {f"{table} {found}" for (found,) in self._rows(query)}
+        self.doubled |= {f"events {found}" for (found,) in self._rows(_CONCLUDED_TWICE)}
 
     def _look_for_falls(self) -> None:
-        query = "SELECT study_instance_uid, clinical_priority, flagged, p_pneumonia FROM studies"
-        stands = {uid: Standing(-urgency, bool(flag), p or 0.0) for uid, urgency, flag, p in self._rows(query)}
+        columns = [studies.c[name] for name in _STANDING]
+        with self.store.reading() as connection:
+            rows = connection.execute(select(studies.c.study_instance_uid, *columns))
+            stands = {uid: Standing(**dict(zip(_STANDING, row, strict=True))) for uid, *row in rows}
         self.fallen |= self._stood.keys() - stands.keys()
         self.fallen |= {uid for uid, now in stands.items() if uid in self._stood and now.is_below(self._stood[uid])}
         self._stood = stands
