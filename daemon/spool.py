@@ -111,7 +111,10 @@ def _begin_flush(descriptor: int, start: int, end: int) -> None:
 
 
 class Spool:
-    """What is written here goes to ``kept``. Raises OSError where either does not do as asked: nothing is left then."""
+    """What is written here goes to ``kept``. Raises OSError where either does not do as asked: nothing is left here.
+
+    Where films are kept a whole file may stay if its folder failed: another sender may rely on that content by now.
+    """
 
     def __init__(self, data_dir: Path, kept: Kept) -> None:
         self.root = data_dir

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import resource
 import shutil
@@ -116,6 +117,13 @@ def assert_kept(daemon: Daemon, *films: Film) -> None:
     }
 
 
+def assert_whole(daemon: Daemon, count: int) -> None:
+    """So many files are where films are kept, each with the content that its name says."""
+    paths = daemon.files("instances")
+    assert len(paths) == count
+    assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.stem for path in paths)
+
+
 def fill(folder: Path, leave: int) -> Path:
     """A file that leaves so many bytes."""
     ballast = folder / "ballast"
@@ -177,15 +185,21 @@ def test_a_disk_without_a_file_left_to_give_is_out_of_resources(
 
 @pytest.mark.fault(77, 78)
 @pytest.mark.parametrize(
-    ("fault", "database_too"),
-    [("write incoming", False), ("fsync incoming", False), ("fsync triage.db", True), ("write triage.db", True)],
+    ("fault", "stays"),
+    [
+        ("write incoming", False),
+        ("fsync incoming", False),
+        ("fsync instances", True),
+        ("fsync triage.db", True),
+        ("write triage.db", True),
+    ],
 )
 def test_what_the_disk_does_not_keep_is_not_acknowledged_and_the_next_is_written_anew(
     make_daemon: Callable[..., Daemon],
     failing: Path,
     tmp_path: Path,
     fault: str,
-    database_too: bool,  # noqa: FBT001 - a parameter
+    stays: bool,  # noqa: FBT001 - whole, for whoever may rely on the same content by now
 ) -> None:
     before, lost = (chests.chest(tmp_path / "films", side=512) for _ in range(2))
     daemon = receiving(make_daemon())
@@ -194,7 +208,9 @@ def test_what_the_disk_does_not_keep_is_not_acknowledged_and_the_next_is_written
     assert send(daemon, lost.dataset) == [0xA700]
     assert daemon.rows("SELECT study_instance_uid FROM studies") == [(before.study,)]
     assert not daemon.files("incoming")
-    if not database_too:
+    if stays:
+        assert_whole(daemon, 2)
+    else:
         assert_kept(daemon, before)
     failing.unlink()
     wait_for(lambda: send(daemon, lost.dataset) == [0])
