@@ -161,8 +161,10 @@ def run(
         metrics.SWEEPING.set(1)
         scheduler = _scheduler(sweeps, sweep_seconds, grace_seconds)
         scheduler.start()
+        lead = _lead()
         while not stop.wait(_LOOK_SECONDS) and turn.is_ours():
             beat()
+            lead = _followed(scheduler, lead)
         scheduler.shutdown(wait=True)
         sweeps.gauges.hide()
         metrics.SWEEPING.set(0)
@@ -192,6 +194,20 @@ def _scheduler(sweeps: Sweeps, sweep_seconds: float, grace_seconds: float) -> Ba
         executor = "files" if sweep in (sweeps.delete_expired_files, sweeps.adopt_orphans) else "default"
         scheduler.add_job(_guarded(sweep), "interval", seconds=seconds, next_run_time=first, executor=executor)
     return scheduler
+
+
+def _lead() -> float:
+    """Of the wall clock over the one that nobody sets, in seconds."""
+    return time.time() - time.monotonic()
+
+
+def _followed(scheduler: BackgroundScheduler, lead: float) -> float:
+    """The lead now. APScheduler goes by the wall clock: put back an hour, no sweep would come for that hour."""
+    now = _lead()
+    if now < lead - _LOOK_SECONDS:
+        for job in scheduler.get_jobs():
+            job.modify(next_run_time=job.next_run_time - timedelta(seconds=lead - now))
+    return now
 
 
 def _guarded(sweep: Callable[[], None]) -> Callable[[], None]:
