@@ -13,6 +13,7 @@ import pytest
 from faults.catalogue import FAULTS, NOT_SHOWN, PAGE, column, renewed, rows
 from faults.marks import TESTS, shown
 
+README = PAGE.parents[1] / "README.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
@@ -27,6 +28,13 @@ def test_it_names_the_tests_that_carry_the_number_or_says_why_there_are_none(num
     else:
         assert len(by.removeprefix(NOT_SHOWN)) > 20
         assert by.startswith(NOT_SHOWN)
+
+
+def test_page_and_readme_say_how_many_are_tried() -> None:
+    untried = [number for number, *_, by in rows(TEXT) if by.startswith(NOT_SHOWN)]
+    tried = len(FAULTS) - len(untried)
+    assert f"tries {tried} of them one by one ({', '.join(map(str, untried))} cannot be tried)" in TEXT
+    assert f"{tried} of {len(FAULTS)} faults" in README.read_text(encoding="utf-8")
 
 
 def test_no_test_carries_a_number_that_it_does_not_have() -> None:
