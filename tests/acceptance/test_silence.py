@@ -29,6 +29,7 @@ from sending import associated, send, send_as
 
 import hl7_orders
 from canaries import Search
+from planted import plant
 
 # The films are meant to be odd; pydicom says so while the test makes them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -213,6 +214,38 @@ def test_no_traceback_tells_values(make_daemon: Callable[..., Daemon], tmp_path:
     assert "ValueError" in ended.stderr
     assert "Kanarienvogel" not in ended.stderr + ended.stdout
     assert ended.returncode != -signal.SIGABRT
+
+
+# Of each film, what stays as it was, so that it gets further than the one before: read, judged by its age, looked at.
+SPARED = ((), ("CS", "IS", "DS"), ("CS", "IS", "DS", "AS", "PatientBirthDate"))
+
+
+@pytest.mark.fault(135)
+def test_nothing_of_any_element_is_told_by_log_metrics_or_bundle(
+    make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    port = free_port()
+    daemon = make_daemon(log_level="debug", metrics_port=port).serve()
+    films = [chests.chest(tmp_path / "films").dataset for _ in SPARED]
+    words = {word for film, spared in zip(films, SPARED, strict=True) for word in plant(film, spared)}
+    assert send(daemon, *films) == [0] * len(films)
+    last = daemon.settled(films[-1].StudyInstanceUID)
+    wait_for(lambda: not any(entry["analysis"] == "pending" for entry in daemon.worklist()))
+    assert last["analysis"] == "analysed"
+    kept = b"".join(path.read_bytes() for path in daemon.files("instances"))
+    assert {word for word in words if word.encode() not in kept and "-" not in word} == set()
+    wait_for(lambda: 'outcome="analysed"' in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=20).text)
+    bundle = tmp_path / "support.tar.gz"
+    made = daemon.run("support-bundle", str(bundle), "--quick", "--log", str(daemon.log_path("serve")))
+    assert made.returncode == 0, made.stderr
+
+    search = Search(words)
+    search.text("metrics", httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=20).text)
+    search.text("log", daemon.log())
+    search.text("command", made.stdout + made.stderr)
+    search.files("bundle", bundle)
+    search.names("data folder", daemon.data_dir)
+    assert search.found == []
 
 
 # -- every other way in, and the database failing underneath -------------------------------------------------------
