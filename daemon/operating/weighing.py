@@ -12,6 +12,9 @@ from daemon.settings import Settings
 from triage.errors import CardMismatchError
 from triage.vision.golden import golden_films
 
+# There as soon as NVIDIA's driver is, whatever torch has been built for.
+_GPU = Path("/dev/nvidia0")
+
 
 def look_at_network(settings: Settings) -> Iterator[Verdict]:
     """Loads it as a worker does, and shows it a drawn film: half a minute at the most."""
@@ -29,5 +32,5 @@ def look_at_network(settings: Settings) -> Iterator[Verdict]:
     words = f"network {weights[:12]} on {classifier.device}, {seconds * 1000:.0f} ms for one film"
     golden = "answers as released" if classifier.card.golden else "of its card no answer is known to compare with"
     yield ok(Area.NETWORK, f"{words}; {golden}")
-    if settings.device == "auto" and classifier.device.type == "cpu" and Path("/dev/nvidia0").exists():
+    if settings.device == "auto" and classifier.device.type == "cpu" and _GPU.exists():
         yield warn(Area.NETWORK, "there is a GPU, and this build of torch cannot use it", "install torch for CUDA")

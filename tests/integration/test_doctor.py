@@ -14,42 +14,32 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from pynetdicom import AE
-from pynetdicom.ae import ApplicationEntity
 from sqlalchemy import Engine, text
 from verdicts import faults, grades, only, with_
 
 from certificates import Papers
 from daemon.house import House
 from daemon.notation import this_host
-from daemon.operating import codecs
-from daemon.operating.codecs import look_at_codecs, sample
 from daemon.operating.databases import look_at_database, seen, store_of
 from daemon.operating.doctor import examine
 from daemon.operating.entrances import look_at_provider, look_at_web
-from daemon.operating.peers import look_at_peers
 from daemon.operating.places import look_at_folder, look_at_store
 from daemon.operating.ports import look_at_ports
 from daemon.operating.running import here, look_at_processes
 from daemon.operating.sense import look_at_settings
 from daemon.operating.verdict import Area, Grade, Verdict, exit_code, looked
-from daemon.operating.weighing import look_at_network
 from daemon.presence import Alive, alive, appear
-from daemon.sandbox import Limits
-from daemon.settings import DEFAULT_WEIGHTS, Settings
+from daemon.settings import Settings
 from daemon.tls import Files
 from doors import free_port
 from identity_provider import identity_provider
 from stores import BUCKET, KEYS, Fault, bad_store, s3_server
-from triage.card import read_card, write_card
 from triage.policy import Policy
 from triage.records import schema
 from triage.records.store import Store
 from triage.records.users import Users
 from triage.user import Role
-from triage.vision.frame import DECODED_SYNTAXES
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -209,37 +199,6 @@ def test_a_page_over_https_is_known_for_ours(settings: Settings, tmp_path: Path)
         answering.join(10)
 
 
-@pytest.fixture
-def peer() -> Iterator[tuple[ApplicationEntity, int]]:
-    ae, port = AE("RIS"), free_port()
-    ae.add_supported_context(VERIFICATION)
-    server = ae.start_server(("127.0.0.1", port), block=False)
-    yield ae, port
-    server.shutdown()  # type: ignore[union-attr]
-
-
-def test_peers_that_we_call_are_asked_by_their_name(settings: Settings, peer: tuple[ApplicationEntity, int]) -> None:
-    ae, port = peer
-    asked = with_(settings, mwl_peer=f"RIS@127.0.0.1:{port}", ups_subscribers=(f"RIS@127.0.0.1:{port}",))
-    assert grades(look_at_peers(asked)) == [
-        f"ok ups_subscribers RIS@127.0.0.1:{port} answers",
-        f"ok mwl_peer RIS@127.0.0.1:{port} answers",
-    ]
-    ae.require_called_aet = True
-    wrong = with_(settings, mwl_peer=f"OTHER@127.0.0.1:{port}")
-    assert only(look_at_peers(wrong)).startswith("fail mwl_peer") is True
-    away = with_(settings, mwl_peer=f"RIS@127.0.0.1:{free_port()}")
-    assert only(look_at_peers(away)).startswith("warn mwl_peer")
-
-
-def test_whether_the_audit_repository_listens_is_told(settings: Settings) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        there = with_(settings, audit_repository=f"syslog-tcp://127.0.0.1:{port}")
-        assert grades(look_at_peers(there))[0] == f"ok audit_repository syslog-tcp://127.0.0.1:{port} answers"
-    assert only(look_at_peers(there)).startswith(f"warn audit_repository syslog-tcp://127.0.0.1:{port} does not answer")
-
-
 def test_a_process_is_seen_as_long_as_it_lives(tmp_path: Path) -> None:
     appear(tmp_path, "receiver")
     (tmp_path / "running" / "elsewhere worker-1 4711").touch()
@@ -275,55 +234,6 @@ def test_a_child_that_is_missing_is_named(settings: Settings) -> None:
     assert only(look_at_processes(settings, [], should_run=True)).startswith("fail no process")
     starting = [dataclasses.replace(running[0], since=datetime.now(UTC)), *running[1:]]
     assert faults(look_at_processes(settings, starting, should_run=True)) == [], "it takes its time"
-
-
-# -- codecs, network -----------------------------------------------------------------------------------------------
-
-
-def test_every_syntax_that_is_taken_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
-    monkeypatch.setattr(codecs, "sample", lambda syntax: tried.append(syntax) or sample(syntax))
-    assert faults(look_at_codecs(Limits())) == []
-    assert set(tried) == set(DECODED_SYNTAXES)
-
-
-def test_a_codec_that_fails_or_decodes_something_else_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def bent(syntax: Any) -> bytes:
-        made = sample(syntax)
-        if syntax == codecs.JPEGLSLossless:
-            return made[: len(made) // 2]
-        if syntax == codecs.RLELossless:
-            plain = sample(codecs.ExplicitVRLittleEndian)
-            return plain[:-8192] + np.frombuffer(plain[-8192:], "<u2")[::-1].tobytes()
-        return made
-
-    monkeypatch.setattr(codecs, "sample", bent)
-    jpeg_ls, rle = faults(look_at_codecs(Limits()))
-    assert "RLE Lossless" in rle
-    assert "decoded wrongly" in rle
-    assert "JPEG-LS Lossless" in jpeg_ls
-
-
-def test_the_shipped_network_answers_as_it_was_released(settings: Settings) -> None:
-    (verdict,) = look_at_network(with_(settings, device="cpu"))
-    assert verdict.grade == Grade.OK
-    assert "answers as released" in verdict.words
-
-
-def test_another_answer_than_released_is_found(settings: Settings, tmp_path: Path) -> None:
-    card = read_card(DEFAULT_WEIGHTS)
-    golden = tuple((0.1, 0.5, 0.4) for _ in card.golden)
-    write_card(dataclasses.replace(card, golden=golden), tmp_path / "card.json")
-    (tmp_path / "card.safetensors").write_bytes(DEFAULT_WEIGHTS.with_suffix(".safetensors").read_bytes())
-    assert "golden films are judged otherwise" in only(
-        look_at_network(with_(settings, weights_card=tmp_path / "card.json"))
-    )
-
-
-def test_weights_that_are_not_those_of_the_card_are_found(settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "card.json").write_bytes(DEFAULT_WEIGHTS.read_bytes())
-    (tmp_path / "card.safetensors").write_bytes(b"altered")
-    assert "sha256 differs" in only(look_at_network(with_(settings, weights_card=tmp_path / "card.json")))
 
 
 # -- database, web -------------------------------------------------------------------------------------------------
