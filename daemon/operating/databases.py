@@ -81,8 +81,8 @@ def _file(settings: Settings) -> Iterator[Verdict]:
         yield fail(Area.DATABASE, f"{file} is open to other users", f"chmod 600 {file}*")
     copies = sorted(file.parent.glob(f"{file.name}.schema-*")) + sorted(file.parent.glob(f"{file.name}.before-*"))
     if copies:
-        mib = sum(copy.stat().st_size for copy in copies) // _MIB
-        yield ok(Area.DATABASE, f"{len(copies)} earlier copies lie beside it ({mib} MiB): remove them once you stay")
+        told = ", ".join(f"{copy.name} ({copy.stat().st_size // _MIB} MiB)" for copy in copies)
+        yield ok(Area.DATABASE, f"earlier copies lie beside {file}: {told}; remove them once you stay")
 
 
 def _connections(settings: Settings, found: Inspection) -> Iterator[Verdict]:

@@ -37,6 +37,7 @@ from identity_provider import identity_provider
 from stores import BUCKET, KEYS, Fault, bad_store, s3_server
 from triage.policy import Policy
 from triage.records import schema
+from triage.records.inspection import inspect_database
 from triage.records.store import Store
 from triage.records.users import Users
 from triage.user import Role
@@ -278,6 +279,18 @@ def test_a_newer_database_is_a_failure(held: Settings, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     assert any(fault.startswith("fail the database has schema 9999") for fault in of_database(held))
+
+
+def test_earlier_copies_of_the_database_are_told_by_name_and_size(settings: Settings, sqlite_url: str) -> None:
+    ours = with_(settings, database_url=sqlite_url)
+    store, file = House(ours, Policy()).store, ours.sqlite_file
+    assert file
+    for name, mib in (("schema-0005", 3), ("before-restore-20260105T080000.000000Z", 2)):
+        file.with_name(f"{file.name}.{name}").write_bytes(bytes(mib * 2**20))
+    told = "\n".join(grades(look_at_database(ours, Policy(), store, inspect_database(store))))
+    copies = f"{file.name}.schema-0005 (3 MiB), {file.name}.before-restore-20260105T080000.000000Z (2 MiB)"
+    assert f"ok earlier copies lie beside {file}: {copies}; remove them once you stay" in told
+    store.engine.dispose()
 
 
 def test_clocks_that_are_apart_are_found(held: Settings) -> None:
