@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from absent import missing
 from named import DEPLOY, ROOT, commands, unknown_settings
 
 UNITS = DEPLOY / "systemd"
+SECURITY = ROOT / "SECURITY.md"
 SERVICES = ("triage.service", "triage@.service", "triage-backup.service")
 # Ten is a service that may do everything. What is left is the network, /proc and user namespaces for the decoder.
 EXPOSURE_MOST = 2.0
@@ -31,6 +33,13 @@ def test_little_is_left_that_a_service_may_do(unit: str, tmp_path: Path) -> None
     command = [str(program), "security", "--offline=true", f"--threshold={EXPOSURE_MOST * 10:.0f}", f"./{unit}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+def test_the_exposure_that_is_promised_is_the_one_that_is_tested() -> None:
+    (told,) = re.findall(
+        r"`systemd-analyze security` gives each of them (\S+) of 10", SECURITY.read_text(encoding="utf-8")
+    )
+    assert float(told) == EXPOSURE_MOST
 
 
 @pytest.mark.parametrize("unit", [path.name for path in sorted(UNITS.glob("*"))])
