@@ -7,6 +7,7 @@ COUNT  ?=
 STAY   ?=
 ONLY   ?=
 ROUNDS ?= 200
+SBOM   ?= sbom.json
 V      := .venv/bin
 STAMP  := .venv/.installed
 # Debian asks it before a package's service is started; 101 is no.
@@ -74,8 +75,9 @@ train: $(STAMP) ## train on FILMS (folders NORMAL and PNEUMONIA, or a CSV) but H
 supply: $(STAMP)
 	@$(V)/python -c "import cyclonedx_py, pip_audit" 2>/dev/null || $(V)/pip install --quiet --constraint constraints.txt --editable '.[supply]'
 
-sbom: supply ## sbom.json: what the daemon needs to run, with native libraries inside wheels; and their licences
-	$(V)/python deploy/supply/sbom.py sbom.json
+sbom: supply ## SBOM=sbom.json: what the daemon needs to run, with native libraries inside wheels; and their licences
+	@mkdir -p $(dir $(SBOM))
+	$(V)/python deploy/supply/sbom.py $(SBOM)
 
 audit-packages: supply ## ask a vulnerability service about all of it; says so where none can be reached
 	$(V)/python deploy/supply/audit_packages.py
