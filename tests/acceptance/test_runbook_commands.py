@@ -17,6 +17,8 @@ from running import wait_for
 from certificates import Papers
 from named import DEPLOY, called, commands
 
+# The daemon is started a dozen times.
+pytestmark = pytest.mark.timeout(600)
 TEXT = (DEPLOY / "RUNBOOK.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 # The doctor has something to say of any machine: 1 may pass, 2 must not.
