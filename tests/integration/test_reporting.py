@@ -101,6 +101,20 @@ def test_who_performs_a_reading_is_asked_to_cancel_it_and_may_go_on(site: Ward) 
     assert kinds.count(EventKind.CANCEL_ASKED) == 2
 
 
+def test_a_subscription_made_while_others_are_told_has_its_first_state_told_after_them(site: Ward) -> None:
+    subscriptions = site.subscriptions
+    subscriptions.subscribe("WATCHER", ONE)
+    on_its_way = subscriptions.due("WATCHER")
+    assert on_its_way is not None
+    subscriptions.subscribe("WATCHER", TWO)
+    subscriptions.told("WATCHER", on_its_way)
+    after = subscriptions.due("WATCHER")
+    assert after is not None
+    assert [(notice.workitem_uid, notice.state) for notice in after.notices] == [(TWO, "SCHEDULED")]
+    subscriptions.told("WATCHER", after)
+    assert subscriptions.due("WATCHER") is None
+
+
 def test_one_host_at_a_time_tells_a_subscriber(site: Ward) -> None:
     site.subscriptions.subscribe("WATCHER", ALL)
     assert site.subscriptions.take_turn("WATCHER", 30)

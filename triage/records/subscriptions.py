@@ -35,9 +35,13 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a subscriber is to be told next, and the last rows that it then knows of, where there are new ones."""
+    """What a subscriber is to be told next, and the last rows that it then knows of, where there are new ones.
+
+    ``wishes``: its subscriptions whose first state is among the notices.
+    """
 
     notices: Sequence[Notice]
+    wishes: frozenset[str] = frozenset()
     event: RowMapping | None = field(repr=False)
     instance: RowMapping | None = field(repr=False)
     is_last: bool
@@ -114,8 +118,9 @@ class Subscriptions:
                 if row is not None and _still_stands(connection, key, at, row):
                     place = update(subscribers).where(subscribers.c.ae_title == ae_title)
                     connection.execute(place.values({key.name: row[key.name]}))
-            mine = update(subscriptions).where(subscriptions.c.ae_title == ae_title)
-            connection.execute(mine.values(told=True))
+            # Not those that were made while the batch was on its way: their first state was not in it.
+            answered = (subscriptions.c.ae_title == ae_title) & subscriptions.c.workitem_uid.in_(batch.wishes)
+            connection.execute(update(subscriptions).where(answered).values(told=True))
 
     def due(self, ae_title: str) -> Batch | None:
         """None if there is nothing."""
@@ -132,6 +137,7 @@ class Subscriptions:
             return None
         return Batch(
             notices=list(dict.fromkeys(reversed(notices)))[::-1],  # the last word of each stays last
+            wishes=wishes.untold,
             event=happened[-1] if happened else None,
             instance=came[-1] if came else None,
             is_last=len(happened) < _BATCH and len(came) < _BATCH,
