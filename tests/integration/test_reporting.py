@@ -115,6 +115,17 @@ def test_a_subscription_made_while_others_are_told_has_its_first_state_told_afte
     assert subscriptions.due("WATCHER") is None
 
 
+def test_who_subscribes_to_what_has_ended_is_told_how(site: Ward) -> None:
+    site.reading.start_reading("1.2.1", "Dr Adler")
+    site.reading.release("1.2.1", "Dr Adler")
+    site.reading.close("1.2.2")
+    for uid in (ONE, TWO):
+        site.subscriptions.subscribe("WATCHER", uid)
+    batch = site.subscriptions.due("WATCHER")
+    assert batch is not None
+    assert {(notice.workitem_uid, notice.state) for notice in batch.notices} == {(ONE, "CANCELED"), (TWO, "COMPLETED")}
+
+
 def test_one_host_at_a_time_tells_a_subscriber(site: Ward) -> None:
     site.subscriptions.subscribe("WATCHER", ALL)
     assert site.subscriptions.take_turn("WATCHER", 30)

@@ -202,6 +202,9 @@ def _first_states(connection: Connection, wishes: _Wishes) -> Iterator[Notice]:
     wanted = or_(named, studies.c.status != Status.READ) if ALL_WORKITEMS in wishes.untold else named
     for uid, status in connection.execute(query.where(wanted)):
         yield Notice(workitem_uid=uid, state=STATES[Status(status)])
+    over = select(workitems.c.workitem_uid, workitems.c.state).where(workitems.c.workitem_uid.in_(wishes.untold))
+    for uid, state in connection.execute(over.where(workitems.c.state.is_not(None))):
+        yield Notice(workitem_uid=uid, state=StepState(state))
 
 
 def _states(
