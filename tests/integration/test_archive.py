@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from plans import plans
+from sqlalchemy import Engine, text
 
 from making import POLICY, received
 from tests.benchmarks.rows import fill
@@ -175,25 +176,6 @@ def full(engine: Engine) -> Archive:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("ANALYZE"))
     return Archive(Store(engine))
-
-
-def plans(engine: Engine, ask: Any) -> list[str]:
-    """Of every statement that ``ask`` makes the database run."""
-    given: dict[str, Any] = {}
-
-    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
-        if statement.lstrip().startswith("SELECT"):
-            given.setdefault(statement, parameters)
-
-    event.listen(engine, "before_cursor_execute", note)
-    ask()
-    event.remove(engine, "before_cursor_execute", note)
-    how = "EXPLAIN " if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
-    with engine.connect() as connection:
-        return [
-            "\n".join(str(line[-1]) for line in connection.exec_driver_sql(how + statement, parameters))
-            for statement, parameters in given.items()
-        ]
 
 
 QUERIES: list[tuple[Level, dict[str, str]]] = [

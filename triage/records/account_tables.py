@@ -66,5 +66,7 @@ accesses = Table(
     Column("details", Text, nullable=False, server_default=""),
     # For the site's audit repository.
     Column("waits", Boolean, nullable=False, server_default=false()),
+    # What one has done, the last first.
+    Index("ix_accesses_who", "who", "access_id"),
     Index("ix_accesses_waits", "access_id", sqlite_where=text("waits"), postgresql_where=text("waits")),
 )

@@ -36,6 +36,8 @@ from triage.study import ClinicalPriority
 TAKEN = "AA"
 _REFUSED_MAX = 10_000
 _ROWS_AT_ONCE = 1000
+# Most have their images: those that have none are looked for among so many that came last.
+_LOOKED_THROUGH = 10_000
 _DAY_SECONDS = 86400.0
 
 
@@ -96,12 +98,13 @@ class Orders:
             return int(connection.execute(query).scalar_one())
 
     def kept(self, most: int = 100) -> list[KeptOrder]:
-        """Those whose images have not come, newest first."""
+        """Those of the last 10,000 whose images have not come, newest first."""
+        last = select(orders).order_by(orders.c.order_id.desc()).limit(_LOOKED_THROUGH).subquery("last")
         has_come = exists().where(
-            studies.c.accession_number == orders.c.accession_number,
-            or_(orders.c.patient_id == "", studies.c.patient_id.in_(("", orders.c.patient_id))),
+            studies.c.accession_number == last.c.accession_number,
+            or_(last.c.patient_id == "", studies.c.patient_id.in_(("", last.c.patient_id))),
         )
-        waiting = select(orders).where(~orders.c.cancelled & ~has_come).order_by(orders.c.order_id.desc())
+        waiting = select(last).where(~last.c.cancelled & ~has_come).order_by(last.c.order_id.desc())
         with self._store.reading() as connection:
             return [_kept(row) for row in connection.execute(waiting.limit(most)).mappings()]
 

@@ -223,6 +223,8 @@ opinions = Table(
     Column("policy_version", String(64), nullable=False),
     Column("at", UtcDateTime, nullable=False),
 )
+# They are counted in it, without a look at the rows.
+Index("ix_opinions_flagged", opinions.c.flagged, opinions.c.opinion)
 
 # Workitems that have ended, and those whose performer has said something of them. Without a state: still the study's.
 workitems = Table(
@@ -238,6 +240,13 @@ workitems = Table(
     Column("last_event_id", BigInteger),
     # A data set in the DICOM JSON model.
     Column("progress", String, nullable=False, server_default=""),
+)
+# The last to end are asked for, however many have.
+Index(
+    "ix_workitems_ended",
+    workitems.c.ended_at,
+    sqlite_where=text("state IS NOT NULL"),
+    postgresql_where=text("state IS NOT NULL"),
 )
 
 # Who wants to be told of changes, up to which event and instance it has been, and who is telling it just now.
