@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from making import CR, POLICY, received
+from triage.errors import Reason
 from triage.order import Order, Word
 from triage.records.enquiries import ASKED_MAX, Enquiries
 from triage.records.history import History
@@ -70,6 +71,35 @@ def test_an_order_that_came_before_raises_its_study_as_it_is_received(
     assert (priority(store, 1), priority(store, 2)) == ("ROUTINE", "STAT")
     assert rank_of(store, 2) == 1
     assert told(store, 2) == [("RIS@NORTH", "ROUTINE to STAT by an order over HL7")]
+
+
+def places(store: Store, number: int) -> list[tuple[int | None, int | None]]:
+    events = History(store).of_study(f"1.2.{number}")
+    return [(event.rank_from, event.rank_to) for event in events if event.kind is EventKind.PRIORITISED]
+
+
+def test_the_history_tells_the_places_between_which_orders_and_images_moved_a_study(
+    store: Store, orders: Orders, intake: Intake
+) -> None:
+    take(orders, order(3, STAT))
+    for number in (1, 2, 3, 4):
+        intake.receive(received(number))
+    assert places(store, 3) == [(3, 1)]
+    intake.receive(received(5, study=4, accession_number="A4", patient_id="P4", clinical_priority=URGENT))
+    assert places(store, 4) == [(4, 2)]
+    take(orders, order(9, STAT))
+    intake.receive(received(6, accession_number=""))
+    intake.receive(received(7, study=6, accession_number="A9", patient_id="P6"))
+    assert places(store, 6) == [(5, 2)]
+    assert places(store, 1) == []
+
+
+def test_an_object_that_raises_a_study_that_was_read_moves_it_nowhere(store: Store, intake: Intake) -> None:
+    intake.receive(received(1))
+    Reading(store).close("1.2.1")
+    state = {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.11.1", "accession_number": "A1", "patient_id": "P1"}
+    intake.receive(received(2, study=1, clinical_priority=STAT, not_analysed=Reason.UNSUPPORTED_SOP_CLASS, **state))
+    assert (priority(store, 1), places(store, 1)) == ("STAT", [(None, None)])
 
 
 def test_an_order_that_comes_later_moves_its_study_up_and_down(store: Store, orders: Orders, intake: Intake) -> None:

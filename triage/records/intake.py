@@ -184,12 +184,27 @@ class Intake:
     ) -> None:
         """An order that came before may raise a study; if the object is more urgent, that counts."""
         ordered = ClinicalPriority(order["clinical_priority"])
-        if ordered >= stands_at:
+        self._raise(connection, study_instance_uid, (stands_at, ordered), who=order["who"], source=order["source"])
+
+    def _raise(
+        self,
+        connection: Connection,
+        study_instance_uid: str,
+        change: tuple[ClinicalPriority, ClinicalPriority],
+        *,
+        who: str = "",
+        source: str,
+    ) -> None:
+        """``change``: from, to; nothing if it would not raise. A study that has been read has no place to tell."""
+        stands_at, raised = change
+        if raised >= stands_at:
             return
+        before = self._history.rank(connection, study_instance_uid)
         same = studies.c.study_instance_uid == study_instance_uid
-        connection.execute(update(studies).where(same).values(clinical_priority=int(ordered)))
-        words = f"{stands_at.name} to {ordered.name} by {order['source']}"
-        self._history.note(connection, study_instance_uid, EventKind.PRIORITISED, who=order["who"], words=words)
+        connection.execute(update(studies).where(same).values(clinical_priority=int(raised)))
+        ranks = (before, self._history.rank(connection, study_instance_uid)) if before else None
+        words = f"{stands_at.name} to {raised.name} by {source}"
+        self._history.note(connection, study_instance_uid, EventKind.PRIORITISED, who=who, words=words, ranks=ranks)
 
     def _heed_late(self, connection: Connection, study: RowMapping, header: Header, order: RowMapping) -> None:
         """Where this object is the first to name the order, or the order came after the study had been read."""
@@ -309,8 +324,8 @@ class Intake:
         contradicts = not is_new and _contradicts(study, header)
         values: dict[str, Any] = {}
         if is_new or not received.quarantined:
-            values["clinical_priority"] = min(study["clinical_priority"], int(header.clinical_priority))
-            self._note_urgency(connection, study, header)
+            change = ClinicalPriority(study["clinical_priority"]), header.clinical_priority
+            self._raise(connection, header.study_instance_uid, change, source="an image")
         if is_new or not (contradicts or received.quarantined):
             values |= _shown(study, received)
         unclear = conflict or contradicts or received.not_analysed is Reason.IDENTITY_CONFLICT or received.quarantined
@@ -319,12 +334,6 @@ class Intake:
         values["changed_while_reading"] = study["changed_while_reading"] or seen_too_early
         same = studies.c.study_instance_uid == header.study_instance_uid
         connection.execute(update(studies).where(same).values(_fit(studies, values)))
-
-    def _note_urgency(self, connection: Connection, study: RowMapping, header: Header) -> None:
-        if header.clinical_priority < study["clinical_priority"]:
-            before = ClinicalPriority(study["clinical_priority"])
-            words = f"{before.name} to {header.clinical_priority.name} by an image"
-            self._history.note(connection, header.study_instance_uid, EventKind.PRIORITISED, words=words)
 
 
 def _contradicts(study: RowMapping, header: Header) -> bool:
