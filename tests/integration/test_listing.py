@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import Engine, text, update
+from sqlalchemy import Engine, event, text, update
 
 from making import POLICY, received
 from triage.errors import CursorError
@@ -215,12 +215,53 @@ def test_totals_are_of_all_open_studies(reading: Reading) -> None:
     assert list(totals.modalities) == ["CR", "DX"]
 
 
-def test_a_name_is_found_as_it_is_written_umlauts_included(engine: Engine) -> None:
-    store = Store(engine)
-    Intake(store, POLICY).receive(received(31, patient_name="MÜLLER^Änne"))
-    for words in ("MÜLLER", "Änne", "ÄNNE"):
-        found = Reading(store).listing.page(Asked(text=words)).entries
-        assert [entry.study_instance_uid for entry in found] == ["1.2.31"], words
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("MÜLLER^Änne", ["MÜLLER", "müller", "Änne", "ÄNNE", "änne mülle"]),
+        ("Straße^Fritz", ["straße", "STRAßE"]),
+        ("Толстой^ЛЕВ", ["толстой", "ТОЛСТОЙ", "лев толст"]),
+        ("ΠΑΠΑΔΑΚΗ^Ελένη", ["παπαδ", "ΕΛΈΝΗ"]),
+        ("100%_Wahr\\^Ä", ["%_wahr", "wahr\\", "ä"]),
+    ],
+)
+def test_a_name_is_found_whatever_its_letters_and_their_case(engine: Engine, name: str, words: list[str]) -> None:
+    intake = Intake(Store(engine), POLICY)
+    intake.receive(received(30, patient_name="Miller^Anne"))
+    intake.receive(received(31, patient_name=name))
+    for each in words:
+        assert uids(Reading(Store(engine)).listing, text=each) == ["1.2.31"], each
+
+
+def test_names_of_all_scripts_are_sorted_without_regard_to_capitals(engine: Engine) -> None:
+    for number, name in enumerate(("ärger^B", "Ärger^A", "ЯКОВ", "яков^Б", "ÄRGER^C"), start=1):
+        Intake(Store(engine), POLICY).receive(received(number, patient_name=name))
+    listing = Reading(Store(engine)).listing
+    latin = [uid for uid in uids(listing, sort=Sort.PATIENT_NAME) if uid not in {"1.2.3", "1.2.4"}]
+    assert latin == ["1.2.2", "1.2.1", "1.2.5"]
+    cyrillic = [uid for uid in uids(listing, sort=Sort.PATIENT_NAME) if uid in {"1.2.3", "1.2.4"}]
+    assert cyrillic == ["1.2.3", "1.2.4"]
+    assert walked(listing, 1, sort=Sort.PATIENT_NAME) == uids(listing, sort=Sort.PATIENT_NAME)
+
+
+@pytest.mark.parametrize(
+    ("asked", "folds"), [(Asked(limit=3), False), (Asked(text="x"), True), (Asked(sort=Sort.PATIENT_NAME), True)]
+)
+def test_names_are_folded_only_where_that_is_asked_for(
+    engine: Engine,
+    reading: Reading,
+    asked: Asked,
+    folds: bool,  # noqa: FBT001 - one thing, said of it
+) -> None:
+    given: list[str] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        given.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    reading.listing.page(asked)
+    (page,) = (statement for statement in given if "row_number()" in statement)
+    assert ("folded(" in page or "lower(" in page) is folds
 
 
 @pytest.mark.parametrize(

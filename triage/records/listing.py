@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 
 from triage.errors import CursorError
+from triage.records.letters import folded, stands_in
 from triage.records.places import entries, every_place, first_places, place_of
 from triage.records.store import Store
 from triage.records.tables import IS_UNREAD, UtcDateTime, studies
@@ -242,7 +243,7 @@ def _narrowed(rows: FromClause, asked: Asked) -> list[ColumnElement[bool]]:
 
 def _stands_in(rows: FromClause, word: str) -> ColumnElement[bool]:
     named = (rows.c.patient_name, rows.c.patient_id, rows.c.accession_number)
-    return or_(*(each.icontains(word, autoescape=True) for each in named))
+    return or_(*(stands_in(each, word) for each in named))
 
 
 def _keys(rows: FromClause) -> dict[Sort, tuple[ColumnElement[Any], bool]]:
@@ -255,7 +256,7 @@ def _keys(rows: FromClause) -> dict[Sort, tuple[ColumnElement[Any], bool]]:
         Sort.LATEST: (rows.c.received_at, True),
         Sort.AGE: (age, False),
         Sort.OLDEST: (oldest, True),
-        Sort.PATIENT_NAME: (func.lower(rows.c.patient_name), False),
+        Sort.PATIENT_NAME: (folded(rows.c.patient_name), False),
     }
 
 

@@ -42,6 +42,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from triage import policy as rules
 from triage.errors import Reason, SettingsError, StudyNotFoundError, TriageError
 from triage.policy import Policy
+from triage.records.letters import teach_folding
 from triage.records.postgresql import Patient, Site, own_connection, postgresql_engine
 from triage.records.tables import IS_OPEN, UtcDateTime, findings, instances, jobs, studies
 from triage.study import (
@@ -111,6 +112,7 @@ def _sqlite_engine(database_url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver has no types
         connection.isolation_level = None  # the driver's own BEGIN comes too late for the lock
+        teach_folding(connection)
         _write_ahead(connection)
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
