@@ -101,8 +101,7 @@ class Ups:
     def set(self, question: Question) -> Iterator[Reply]:
         """Only what performers may say is taken; that anything else was left is said in the status."""
         asked = question.data_set
-        workitem = self.workitems.get(question.sop_instance_uid)
-        said = progress(asked, workitem.progress if workitem else "")
+        said = progress(asked)
         if len(said) > PROGRESS_CHARACTERS_MAX:
             yield Reply(status=RESOURCE_LIMITATION, comment="too much is said of the progress")
             return

@@ -228,9 +228,9 @@ def _said(workitem: Workitem) -> dict[str, list[Dataset]]:
     return {keyword: list(said[keyword].value) for keyword in PROGRESS if keyword in said}
 
 
-def progress(asked: Dataset, before: str) -> str:
-    """What there was before and what is said now, as JSON; of what is ours to say nothing."""
-    said = Dataset.from_json(before) if before else Dataset()
+def progress(asked: Dataset, _before: str = "") -> str:
+    """What is said now, as JSON, to be put over what was said before; of what is ours to say nothing."""
+    said = Dataset()
     for keyword in PROGRESS:
         if keyword in asked:
             said[keyword] = asked[keyword]

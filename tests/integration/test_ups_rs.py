@@ -23,7 +23,9 @@ from making import POLICY, received
 from ports import free_port, served
 from triage.errors import ConflictError
 from triage.records.queue import Queue
+from triage.records.workitems import Workitems
 from triage.study import Status, workitem_uid
+from triage.workitem import Verdict
 
 ONE = workitem_uid("1.2.1", 0)
 T1, T2 = "1.2.3.4.1", "1.2.3.4.2"
@@ -175,6 +177,22 @@ def test_claims_over_http_the_page_and_dicom_exclude_each_other(client: Client) 
     for uid in ("1.2.1", "1.2.2"):
         with pytest.raises(ConflictError):
             client.ward.reading.start_reading(uid, "Dr Adler")
+
+
+def test_of_two_words_of_progress_at_once_neither_is_lost(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = Workitems.update
+
+    def overtaken(*arguments: Any) -> Verdict:
+        monkeypatch.undo()
+        performed = '{"00741216":{"vr":"SQ","Value":[{"00404050":{"vr":"DT","Value":["20260101"]}}]}}'
+        assert update(client.ward.workitems, ONE, T1, performed) is Verdict.DONE
+        return update(*arguments)
+
+    client.change(ONE, "IN PROGRESS", T1)
+    monkeypatch.setattr(Workitems, "update", overtaken)
+    assert client.update(ONE, T1).status_code == 200
+    (found,) = client.http.get(f"/workitems/{ONE}").json()
+    assert len(found["00741216"]["Value"]) == len(found["00741002"]["Value"]) == 1
 
 
 def told(channel: Any, seconds: float = 10) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset
@@ -14,7 +15,9 @@ from wards import ALL, PENDING, PULL, PUSH, QUERY, WATCH, Ward, keys, ward
 
 from making import received
 from triage.errors import ConflictError
+from triage.records.workitems import Workitems
 from triage.study import EventKind, Status, workitem_uid
+from triage.workitem import Verdict
 
 ONE = workitem_uid("1.2.1", 0)
 T1, T2 = "1.2.3.4.1", "1.2.3.4.2"
@@ -230,6 +233,37 @@ def test_what_is_not_the_performers_to_say_is_left_and_said_so(site: Ward) -> No
     assert found is not None
     assert str(found.PatientName) == "Invented^Patient1"
     assert site.reading.study("1.2.1")["patient_name"] == "Invented^Patient1"
+
+
+def test_of_two_words_of_progress_at_once_neither_is_lost(site: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one comes after the other was received and before it is written."""
+    performed = '{"00741216":{"vr":"SQ","Value":[{"00404050":{"vr":"DT","Value":["20260101"]}}]}}'
+    update = Workitems.update
+
+    def overtaken(*arguments: Any) -> Verdict:
+        monkeypatch.undo()
+        assert update(site.workitems, ONE, T1, performed) is Verdict.DONE
+        return update(*arguments)
+
+    with site.peer() as peer:
+        peer.change(ONE, "IN PROGRESS", T1)
+        monkeypatch.setattr(Workitems, "update", overtaken)
+        assert (
+            peer.set(
+                ONE, TransactionUID=T1, ProcedureStepProgressInformationSequence=[keys(ProcedureStepProgress="50")]
+            )
+            == 0
+        )
+        assert (
+            peer.set(
+                ONE, TransactionUID=T1, ProcedureStepProgressInformationSequence=[keys(ProcedureStepProgress="70")]
+            )
+            == 0
+        )
+        found = peer.get(ONE)[1]
+    assert found is not None
+    assert len(found.UnifiedProcedureStepPerformedProcedureSequence) == 1
+    assert [float(each.ProcedureStepProgress) for each in found.ProcedureStepProgressInformationSequence] == [70.0]
 
 
 @pytest.mark.fault(133)

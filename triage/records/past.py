@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
@@ -12,8 +13,13 @@ from triage.workitem import StepState, new_workitem_uid
 
 
 def note_progress(connection: Connection, row: RowMapping, progress: str) -> None:
-    """``row``: of the study, locked. Instead of what was said before."""
-    _write(connection, row, {"progress": progress})
+    """``row``: of the study, locked, so that of two performers' words neither is lost. What was said of other
+    attributes before stays.
+    """
+    said = select(workitems.c.progress).where(workitems.c.workitem_uid == row["workitem_uid"])
+    before = connection.execute(said).scalar_one_or_none() or "{}"
+    together = json.loads(before) | json.loads(progress)
+    _write(connection, row, {"progress": json.dumps(together, separators=(",", ":"))})
 
 
 def retire(store: Store, connection: Connection, row: RowMapping, state: StepState) -> None:

@@ -156,7 +156,10 @@ class Workitems:
         return Verdict.DONE
 
     def update(self, workitem_uid: str, transaction_uid: str, progress: str) -> Verdict:
-        """N-SET by the performer: instead of what it said before. It says that the images that came are seen, too."""
+        """N-SET by the performer. It says that the images that came are seen, too.
+
+        ``progress``: a data set in the DICOM JSON model, whose attributes replace those said before.
+        """
         with self._store.writing() as connection:
             row = self._locked(connection, workitem_uid)
             if row is None:
