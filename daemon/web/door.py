@@ -21,7 +21,8 @@ from daemon.trail import Trail
 from daemon.web.acting import admit, again, read_body, reader_in, resized, said_reader, with_reader
 from daemon.web.keys import Caller, Keys
 from daemon.web.roles import INTERFACES, VERBS, Rule, find_rule, methods_of
-from daemon.web.shield import database_down, failure
+from daemon.web.shield import busy, database_down, failure
+from triage.errors import BusyError
 from triage.records.store import DatabaseError
 from triage.user import Access, Outcome, User
 
@@ -52,6 +53,8 @@ class Door:
             await self._pass(scope, receive, send, rule, named)
         except DatabaseError as error:
             await (await database_down(Request(scope), error))(scope, receive, send)
+        except BusyError as error:  # it cannot be told yet who asks
+            await (await busy(Request(scope), error))(scope, receive, send)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, rule: Rule | None, named: dict[str, str]) -> None:
         if rule is not None and rule.role is None:

@@ -7,8 +7,7 @@ nothing is kept here, and an answer meant for another browser fits nowhere.
 from __future__ import annotations
 
 import hmac
-import threading
-import time
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -23,6 +22,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from daemon.telemetry import describe, log
+from daemon.web.remembered import Remembered
 from triage.errors import ConflictError, TriageError
 from triage.records.users import Users
 from triage.user import Role, User
@@ -32,7 +32,7 @@ BACK = "/login/oidc/back"
 _ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
 _SECONDS = 10.0
 _KEYS_SECONDS = 3600.0
-# Not every forged key name may send us to the provider.
+# Not every forged key name may send us to the provider, nor every request to one that does not answer.
 _KEYS_AGAIN_SECONDS = 10.0
 _LEEWAY_SECONDS = 30
 
@@ -61,15 +61,13 @@ class Provider:
     def __init__(self, client: Client, users: Users) -> None:
         self._client = client
         self._users = users
-        self._lock = threading.Lock()
-        self._about: dict[str, Any] = {}
-        self._keys: KeySet | None = None
-        self._keys_at = -_KEYS_SECONDS
+        self._about = Remembered(self._ask_about, _KEYS_AGAIN_SECONDS)
+        self._keys = Remembered(self._ask_keys, _KEYS_AGAIN_SECONDS)
 
     # -- people ----------------------------------------------------------------------------------------------------
 
     def address(self, secret: str) -> str:
-        """Where to send a browser that holds ``secret``. Raise SignInError."""
+        """Where to send a browser that holds ``secret``. Raise SignInError, BusyError as everything here."""
         with self._session() as session:
             url, _ = session.create_authorization_url(
                 self._described()["authorization_endpoint"],
@@ -119,7 +117,7 @@ class Provider:
     # -- programs --------------------------------------------------------------------------------------------------
 
     def user_of_token(self, token: str) -> User | None:
-        """Whose access token it is (RFC 9068), None if it does not do."""
+        """Whose access token it is (RFC 9068), None if it does not do. Raise BusyError if that cannot be told yet."""
         if not self._client.audience or token.count(".") != 2:  # noqa: PLR2004 - header, claims, signature
             return None
         try:
@@ -132,7 +130,7 @@ class Provider:
     def check(self) -> None:
         """Ask it what it says of itself, and for its keys. Raise SignInError."""
         self._described()
-        self._key_set(0.0)
+        self._keys.get(0.0)
 
     # -- both ------------------------------------------------------------------------------------------------------
 
@@ -186,32 +184,29 @@ class Provider:
     def _decoded(self, token: str) -> jwt.Token:
         """With the keys that are known, or those that the provider has by now."""
         try:
-            return jwt.decode(token, self._key_set(_KEYS_SECONDS), algorithms=_ALGORITHMS)
+            return jwt.decode(token, self._keys.get(_KEYS_SECONDS, or_older=True), algorithms=_ALGORITHMS)
         except (JoseError, ValueError):
-            return jwt.decode(token, self._key_set(_KEYS_AGAIN_SECONDS), algorithms=_ALGORITHMS)
+            return jwt.decode(token, self._keys.get(_KEYS_AGAIN_SECONDS), algorithms=_ALGORITHMS)
 
-    def _key_set(self, seconds: float) -> KeySet:
-        with self._lock:
-            if self._keys is None or time.monotonic() - self._keys_at > seconds:
-                found = self._get(self._described()["jwks_uri"])
-                try:
-                    self._keys = KeySet.import_key_set({"keys": [key for key in found["keys"] if key["kty"] != "oct"]})
-                except (JoseError, KeyError, TypeError, ValueError):
-                    raise SignInError("The identity provider's keys cannot be read.") from None
-                self._keys_at = time.monotonic()
-            return self._keys
+    def _ask_keys(self) -> KeySet:
+        found = self._get(self._described()["jwks_uri"])
+        try:
+            return KeySet.import_key_set({"keys": [key for key in found["keys"] if key["kty"] != "oct"]})
+        except (JoseError, KeyError, TypeError, ValueError):
+            raise SignInError("The identity provider's keys cannot be read.") from None
 
     def _described(self) -> dict[str, Any]:
+        return self._about.get(math.inf)
+
+    def _ask_about(self) -> dict[str, Any]:
         """OpenID Connect Discovery 1.0, 4."""
-        if not self._about:
-            found = self._get(self._client.issuer.rstrip("/") + "/.well-known/openid-configuration")
-            if found.get("issuer") != self._client.issuer:
-                raise SignInError("The identity provider calls itself by another name than oidc_issuer.")
-            names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
-            if not all(is_safe(str(found.get(name, ""))) for name in names):
-                raise SignInError("The identity provider does not say where to sign in, or not over https.")
-            self._about = found
-        return self._about
+        found = self._get(self._client.issuer.rstrip("/") + "/.well-known/openid-configuration")
+        if found.get("issuer") != self._client.issuer:
+            raise SignInError("The identity provider calls itself by another name than oidc_issuer.")
+        names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+        if not all(is_safe(str(found.get(name, ""))) for name in names):
+            raise SignInError("The identity provider does not say where to sign in, or not over https.")
+        return found
 
     def _get(self, url: str) -> dict[str, Any]:
         try:

@@ -54,7 +54,7 @@ class RefusalError(HTTPException):
 def explain_failures(app: FastAPI) -> None:
     app.add_exception_handler(StudyNotFoundError, _not_found)
     app.add_exception_handler(ConflictError, _conflict)
-    app.add_exception_handler(BusyError, _busy)
+    app.add_exception_handler(BusyError, busy)
     app.add_exception_handler(CursorError, _no_cursor)
     app.add_exception_handler(DatabaseError, database_down)
     app.add_exception_handler(RequestValidationError, _not_valid)
@@ -73,7 +73,7 @@ async def _no_cursor(request: Request, error: Exception) -> Response:
     return failure(request.url.path, 422, f"cursor: {error}.")
 
 
-async def _busy(request: Request, error: Exception) -> Response:
+async def busy(request: Request, error: Exception) -> Response:
     answer = failure(request.url.path, 503, f"{error}. Try again in a moment.")
     answer.headers["retry-after"] = str(_RETRY_SECONDS)
     return answer

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 from sqlalchemy import Engine
 
@@ -194,6 +197,60 @@ def test_the_provider_may_change_its_keys(house: House, identity: Identity, monk
     monkeypatch.setattr("daemon.web.oidc._KEYS_AGAIN_SECONDS", 0.0)
     assert house.program(identity.mint(**ADLER)).get("/api/worklist").status_code == 200
     assert house.program(identity.mint(**ADLER, fault="new-key")).get("/api/worklist").status_code == 200
+
+
+class Slow:
+    """In the place of the provider's answers: none comes before ``go``, and then none that helps."""
+
+    def __init__(self) -> None:
+        self.go, self.asked = threading.Event(), threading.Semaphore(0)
+        self.count = 0
+
+    def get(self, url: str, **_: object) -> httpx2.Response:
+        self.count += 1
+        self.asked.release()
+        assert self.go.wait(30)
+        raise httpx2.ReadTimeout(url)
+
+
+@pytest.mark.fault(125)
+def test_forged_tokens_do_not_wait_behind_one_another_for_a_slow_provider(
+    house: House, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow()
+    monkeypatch.setattr("daemon.web.oidc.httpx2.get", slow.get)
+    program = house.program("a.b.c")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(program.get, "/api/worklist")
+        try:
+            assert slow.asked.acquire(timeout=20)
+            for _ in range(3):
+                refused = program.get("/api/worklist", timeout=5)
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+                assert house.browser().get("/login/oidc", timeout=5).status_code == 503
+        finally:
+            slow.go.set()
+        assert first.result().status_code == 401
+    assert program.get("/api/worklist").status_code == 401
+    assert slow.count == 1, "one that does not answer is not asked again at once"
+
+
+def test_while_the_keys_are_asked_for_again_those_that_are_known_open(
+    house: House, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = house.program(identity.mint(**ADLER))
+    assert good.get("/api/worklist").status_code == 200
+    slow = Slow()
+    monkeypatch.setattr("daemon.web.oidc.httpx2.get", slow.get)
+    monkeypatch.setattr("daemon.web.oidc._KEYS_SECONDS", -1.0)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(good.get, "/api/worklist")
+        try:
+            assert slow.asked.acquire(timeout=20)
+            assert good.get("/api/worklist", timeout=5).status_code == 200
+        finally:
+            slow.go.set()
+        assert first.result().status_code == 401
 
 
 def test_a_program_signs_in_under_its_own_name(house: House, identity: Identity) -> None:
