@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +14,13 @@ from daemon.kept import Kept, verify
 from daemon.telemetry import log
 from daemon.web import page
 from daemon.web.schemas import Kind, Uid, failures
+from daemon.web.places import Places
 from triage.errors import BusyError, NotAnalysed
 from triage.records.reading import Reading
 from triage.study import Explanation
 
 # Loading the network takes most of a picture's time; on a machine that is busy with films, longer.
 _SECONDS = 120.0
-_WAIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +29,15 @@ class Drawing:
 
     reading: Reading
     kept: Kept
-    turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    turn: Places = field(default_factory=lambda: Places("other explanations are being drawn"), repr=False)
 
     def draw(self, study_instance_uid: str, kind: Explanation) -> bytes:
         """PNG. Raise StudyNotFoundError if no film of it can be explained, BusyError if it could not be drawn now."""
         sha256 = self.reading.film_to_explain(study_instance_uid)
-        if not self.turn.acquire(timeout=_WAIT_SECONDS):
-            raise BusyError("other explanations are being drawn")
+        with self.turn.taken():
+            return self._drawn(sha256, kind)
+
+    def _drawn(self, sha256: str, kind: Explanation) -> bytes:
         try:
             with self.kept.reading(sha256) as path:
                 verify(path, sha256)
@@ -46,8 +47,6 @@ class Drawing:
         except (NotAnalysed, subprocess.SubprocessError, OSError) as error:
             log().warning("explanation_failed", error=type(error).__name__)
             raise BusyError("the explanation could not be drawn") from None
-        finally:
-            self.turn.release()
         return found.stdout
 
     def router(self) -> APIRouter:

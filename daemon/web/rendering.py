@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +12,14 @@ from PIL import Image
 
 from daemon.decoder import Decoder
 from daemon.kept import Kept
+from daemon.web.places import Places
 from triage.card import Preprocessing
-from triage.errors import BusyError, NotAnalysed, Reason
+from triage.errors import NotAnalysed, Reason
 from triage.policy import ungated
 
 # Nobody sees more on a page, and each side costs as much memory as the other.
 _SIDE_MAX = 2048
 _SIDE_MIN = 64
-_WAIT_SECONDS = 30.0
 _FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG"}
 
 
@@ -30,7 +29,7 @@ class Rendering:
 
     kept: Kept
     decoder: Decoder
-    turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    turn: Places = field(default_factory=lambda: Places("other films are being drawn"), repr=False)
 
     def picture(self, sha256: str, media_type: str) -> bytes:
         """Windowed as stored, bright = dense, at most 2048 pixels a side. Raise NotAnalysed, BusyError."""
@@ -41,16 +40,11 @@ class Rendering:
 
     def film(self, sha256: str, side_max: int) -> NDArray[np.float32]:
         """(H, W) in [0, 1], its longer side as it is or ``side_max``. Raise NotAnalysed, BusyError."""
-        if not self.turn.acquire(timeout=_WAIT_SECONDS):
-            raise BusyError("other films are being drawn")
-        try:
-            with self.kept.reading(sha256) as path:
-                pixels, shape = self._look(path, sha256, side_max)
-                side = max(*shape, _SIDE_MIN)
-                if side < side_max:  # the sandbox gives squares: this one was drawn out
-                    pixels, shape = self._look(path, sha256, side)
-        finally:
-            self.turn.release()
+        with self.turn.taken(), self.kept.reading(sha256) as path:
+            pixels, shape = self._look(path, sha256, side_max)
+            side = max(*shape, _SIDE_MIN)
+            if side < side_max:  # the sandbox gives squares: this one was drawn out
+                pixels, shape = self._look(path, sha256, side)
         share = min(1.0, side_max / max(shape))
         rows, columns = (max(1, round(length * share)) for length in shape)
         drawn = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR)

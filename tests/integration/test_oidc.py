@@ -215,7 +215,7 @@ class Slow:
 
 @pytest.mark.fault(125)
 def test_forged_tokens_do_not_wait_behind_one_another_for_a_slow_provider(
-    house: House, identity: Identity, monkeypatch: pytest.MonkeyPatch
+    house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow()
     monkeypatch.setattr("daemon.web.oidc.httpx2.get", slow.get)

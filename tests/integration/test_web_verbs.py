@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import synthetic
 from daemon.decoder import Decoder
 from daemon.folder import Folder
 from daemon.web.film import Films
+from daemon.web.rendering import Rendering
 from daemon.web.server import Wings
 from sites import POLICY, UNKNOWN, Site, is_problem, opened
 from triage.proportion import wilson
@@ -337,6 +339,30 @@ def test_a_film_that_is_not_kept_or_shows_nothing_is_said_to_be_so(site: Site, t
         answer = site.client.get(f"/api/studies/{address}")
         assert is_problem(answer, 404), address
         assert answer.json()["detail"]
+
+
+def test_few_wait_for_films_and_all_others_are_answered(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, look, go = keep(site, tmp_path, film()), Rendering._look, threading.Event()
+
+    def slowly(*asked: Any) -> Any:
+        assert go.wait(30)
+        return look(*asked)
+
+    monkeypatch.setattr(Rendering, "_look", slowly)
+    with ThreadPoolExecutor(45) as pool:
+        asked = [pool.submit(site.client.get, f"/api/studies/{uid}/film.png") for _ in range(45)]
+        try:
+            answered, waiting = wait(asked, timeout=5)
+            assert len(waiting) == 9
+            assert site.client.get("/api/worklist", timeout=5).status_code == 200
+        finally:
+            go.set()
+        for answer in (each.result() for each in answered):
+            assert is_problem(answer, 503)
+            assert int(answer.headers["retry-after"]) > 0
+        assert {each.result().status_code for each in waiting} == {200}
 
 
 # -- changes -------------------------------------------------------------------------------------------------------
