@@ -20,6 +20,8 @@ from daemon.web.ups_rs import Steps
 from triage.errors import Reason
 from triage.records.state import oldest_due_seconds
 
+_FIFO = "first come, first served"
+
 
 def build_site(house: House, decoder: Decoder) -> FastAPI:
     """``decoder``: of the films that are shown. Raise TriageError if everybody could come in from elsewhere."""
@@ -47,16 +49,22 @@ def readiness(house: House) -> dict[str, object]:
     missing = []
     waiting = oldest_due_seconds(house.store)
     alive = house.processes.alive(SILENT_SECONDS)
+    if not alive.kinds.get("receiver"):
+        missing.append("No receiver runs: no new studies come in.")
     if not alive.workers or waiting > WORKER_ABSENT_SECONDS:
-        missing.append("No worker looks at the films: the order is first come, first served.")
+        missing.append(f"No worker looks at the films: the order is {_FIFO}.")
     if alive.are_blind:
-        missing.append("The network cannot be loaded: films that come now stand by arrival, not analysed.")
+        missing.append(
+            f"The network cannot be loaded: films that come now stand by arrival, not analysed; the order is {_FIFO}."
+        )
     if not alive.kinds.get("scheduler"):
         missing.append("No scheduler runs: leases, time limits and old files are not looked after.")
     if house.reading.count_not_analysed(Reason.MODEL_UNAVAILABLE):
-        missing.append("Films came while the network could not be loaded: they stand by arrival, not analysed.")
+        missing.append(
+            f"Films came while the network could not be loaded: they stand by arrival, not analysed, {_FIFO}."
+        )
     if house.reading.count_not_analysed(Reason.PIXELS_UNREADABLE):
-        missing.append("Films cannot be read from where they are kept: they stand by arrival until they can.")
+        missing.append(f"Films cannot be read from where they are kept: they stand by arrival until they can, {_FIFO}.")
     if house.spool.free_mib() < house.settings.disk_free_mib_min:
         missing.append("The disk is nearly full: no new studies are received.")
     if is_open(house.settings.data_dir):

@@ -13,8 +13,8 @@ from fastapi.responses import HTMLResponse, Response
 from daemon.kept import Kept, verify
 from daemon.telemetry import log
 from daemon.web import page
-from daemon.web.schemas import Kind, Uid, failures
 from daemon.web.places import Places
+from daemon.web.schemas import Kind, Uid, failures
 from triage.errors import BusyError, NotAnalysed
 from triage.records.reading import Reading
 from triage.study import Explanation

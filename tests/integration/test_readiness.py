@@ -22,19 +22,28 @@ from triage.errors import Reason
 from triage.records.tables import jobs, processes
 from triage.study import Header, ReceivedInstance
 
+NO_RECEIVER = "No receiver runs: no new studies come in."
 NO_WORKER = "No worker looks at the films: the order is first come, first served."
-BLIND = "The network cannot be loaded: films that come now stand by arrival, not analysed."
+BLIND = (
+    "The network cannot be loaded: films that come now stand by arrival, not analysed; "
+    "the order is first come, first served."
+)
 NO_SCHEDULER = "No scheduler runs: leases, time limits and old files are not looked after."
-CAME_BLIND = "Films came while the network could not be loaded: they stand by arrival, not analysed."
-UNREAD = "Films cannot be read from where they are kept: they stand by arrival until they can."
+CAME_BLIND = (
+    "Films came while the network could not be loaded: they stand by arrival, not analysed, first come, first served."
+)
+UNREAD = (
+    "Films cannot be read from where they are kept: they stand by arrival until they can, first come, first served."
+)
 FULL = "The disk is nearly full: no new studies are received."
 LEDGER = "Films that came while the database was away are still being entered."
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    """In which a worker and a scheduler live."""
+    """In which a receiver, a worker and a scheduler live, on another host as well as here."""
     house = House(Settings(data_dir=tmp_path / "data", http_host="127.0.0.1", disk_free_mib_min=1), POLICY)
+    house.processes.beat("there/receiver", "receiver")
     house.processes.beat("here/worker-1", "worker")
     house.processes.beat("here/scheduler", "scheduler")
     yield house
@@ -55,7 +64,12 @@ def received(house: House, reason: Reason | None = None) -> None:
 
 def worker_silent(house: House) -> None:
     aged(house, processes.c.beat_at, SILENT_SECONDS + 1)
+    house.processes.beat("there/receiver", "receiver")
     house.processes.beat("here/scheduler", "scheduler")
+
+
+def receiver_gone(house: House) -> None:
+    house.processes.leave("there/receiver")
 
 
 def worker_hangs(house: House) -> None:
@@ -90,6 +104,7 @@ def disk_full(house: House) -> None:
 
 
 STATES = [
+    (receiver_gone, NO_RECEIVER),
     (worker_silent, NO_WORKER),
     (worker_hangs, NO_WORKER),
     (network_gone, BLIND),
