@@ -22,6 +22,7 @@ from daemon.web.acting import admit, again, read_body, reader_in, resized, said_
 from daemon.web.keys import Caller, Keys
 from daemon.web.roles import INTERFACES, VERBS, Rule, find_rule, methods_of
 from daemon.web.shield import busy, database_down, failure
+from daemon.web.who import is_refresh
 from triage.errors import BusyError
 from triage.records.store import DatabaseError
 from triage.user import Access, Outcome, User
@@ -75,7 +76,10 @@ class Door:
             answer = _contradiction(scope, said, user)
             scope = admit(scope, user)
         who = user.name if user else "" if needs_key else said or said_reader(scope)
-        noted = _Noted(self._trail, _access(rule, named, who, self._keys.peers.address(scope)), send)
+        access = _access(rule, named, who, self._keys.peers.address(scope))
+        # A page that is left open looks at its study as it does at the list: once in some minutes.
+        goes_on = rule is not None and rule.path == "/studies/{uid}" and is_refresh(Headers(scope=scope))
+        noted = _Noted(self._trail, access, send, goes_on=goes_on)
         await noted.run(answer or self._app, scope, receive)
 
     async def _open_channel(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,8 +171,9 @@ def _access(rule: Rule | None, named: dict[str, str], who: str, address: str) ->
 class _Noted:
     """Notes an access when its answer begins, before anything of it leaves."""
 
-    def __init__(self, trail: Trail, access: Access | None, send: Send) -> None:
+    def __init__(self, trail: Trail, access: Access | None, send: Send, *, goes_on: bool) -> None:
         self._trail = trail
+        self._goes_on = goes_on
         self._access = access
         self._send = send
 
@@ -192,7 +197,7 @@ class _Noted:
         if not ended.who and ended.outcome is Outcome.REFUSED:
             # Who has no key may not fill the disk with lines.
             self._trail.note_once(replace(ended, study_instance_uid=""))
-        elif ended.verb == "list":
+        elif ended.verb == "list" or self._goes_on:
             self._trail.note_once(ended)
         else:
             self._trail.note(ended)

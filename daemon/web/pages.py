@@ -18,11 +18,11 @@ from daemon.web.filters import Filters
 from daemon.web.forms import Form
 from daemon.web.health import Health
 from daemon.web.schemas import READER_MAX, Uid
-from daemon.web.who import plain, remember, who
+from daemon.web.who import is_refresh, plain, remember, who
 from triage.errors import ConflictError
 from triage.records.queue import Queue
 from triage.records.reading import Reading
-from triage.study import ClinicalPriority, Opinion, Status
+from triage.study import ClinicalPriority, Event, EventKind, Opinion, Status
 
 PAGE_ROWS = 200
 Verb = Literal["start", "read", "release", "agree", "disagree", "unsure", "stat", "urgent", "routine", "reanalyse"]
@@ -59,6 +59,7 @@ class Pages:
         return html(
             "worklist.html",
             entries=shown.entries,
+            first_page=filters.query(cursor=None),
             next_page=filters.query(cursor=shown.cursor) if shown.cursor else None,
             counts=page.counts(totals),
             modalities=[
@@ -77,14 +78,15 @@ class Pages:
 
     def study(self, request: Request, uid: Uid) -> Response:
         """All that is known of one study, and its film. Who opens it stands in its history."""
-        reader = who(request)
-        self.reading.history.note_opened(uid, reader)
-        version = self.reading.history.version()
+        reader, history = who(request), self.reading.history
+        if not (is_refresh(request.headers) and _has_looked(reader, history.of_study(uid))):
+            history.note_opened(uid, reader)
+        version = history.version()
         return html(
             "study.html",
             study=self.reading.study(uid),
             entry=self.reading.listing.entry(uid),
-            events=self.reading.history.of_study(uid),
+            events=history.of_study(uid),
             films=len(self.reading.films(uid)) if self.shows_films else 0,
             version=version,
             policy=self.queue.policy,
@@ -147,6 +149,10 @@ class Pages:
 
 def html(template: str, status: int = HTTPStatus.OK, **values: Any) -> HTMLResponse:  # noqa: ANN401 - each template has its own names
     return HTMLResponse(page.render(template, **values), status)
+
+
+def _has_looked(reader: str, events: list[Event]) -> bool:
+    return any(event.kind is EventKind.OPENED and event.who == reader for event in events)
 
 
 def _kept(form: dict[str, str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ VIEWERS_MAX = 1500
 _LOOK_SECONDS = 0.5
 _AGAIN_SECONDS = 5.0
 # No viewer is told more often than that: a burst of films is one change.
-_PAUSE_SECONDS = 1.0
+_PAUSE_SECONDS = 0.5
 
 LastEventId = Annotated[str | None, Header(max_length=64, description="The id of the last event that was heard.")]
 
@@ -50,7 +50,8 @@ class Changes:
         return router
 
     async def changes(self, last_event_id: LastEventId = None) -> AsyncIterator[ServerSentEvent]:
-        """Server-sent events: one at once, then one whenever something has happened to a study; not twice a second.
+        """Server-sent events: one at once, then one whenever something has happened to a study, half a second
+        apart or more.
 
         Fetch the worklist anew at each; also now and then without one, for waiting times run on. With Last-Event-ID
         the first comes when there is news since. A comment every 15 s keeps the connection alive.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
 from fastapi import Request
@@ -26,3 +27,8 @@ def remember(response: Response, name: str) -> Response:
     """Until the browser is closed: workstations are shared."""
     response.set_cookie(COOKIE, quote(name, safe=""), httponly=True, samesite="strict")
     return response
+
+
+def is_refresh(headers: Mapping[str, str]) -> bool:
+    """Whether a page that is open asks for itself again, as it says. Believe it of nobody who was not seen before."""
+    return "x-refresh" in headers

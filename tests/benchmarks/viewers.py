@@ -152,7 +152,7 @@ async def listen(client: httpx.AsyncClient, address: str, heard: list[float]) ->
 
 
 async def slowest_of(store: Store, heard: list[float], number: int) -> float:
-    await asyncio.sleep(2.5)  # a burst is told at most once a second
+    await asyncio.sleep(2.5)  # a burst is told at most twice a second
     heard.clear()
     await asyncio.to_thread(one_study, store, number)
     began = time.perf_counter()

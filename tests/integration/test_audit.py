@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 from daemon import trail as trails
@@ -80,6 +80,33 @@ def test_a_page_that_is_left_open_is_one_look_at_the_list(house: House) -> None:
     for _ in range(5):
         browser.get("/")
     assert told(house) == [(READER, "sign_in", "", "success"), (READER, "list", "", "success")]
+
+
+def test_a_study_that_is_left_open_is_one_look_and_whoever_first_looks_is_seen_whatever_he_says(house: House) -> None:
+    uid, browser, other = house.receive(1), house.signed_in(READER), house.signed_in(BOSS)
+    says = {"x-refresh": "1"}
+    for _ in range(3):
+        assert other.get(f"/studies/{uid}", headers=says).status_code == 200
+    browser.get(f"/studies/{uid}")
+    opened = [event["who"] for event in events(house, uid) if event["kind"] == "opened"]
+    assert opened == [BOSS, READER]
+    house.change("UPDATE events SET at = :at", at="2026-01-05 08:00:00.000000+00:00")
+    for _ in range(3):
+        assert browser.get(f"/studies/{uid}", headers=says).status_code == 200
+    assert [event["who"] for event in events(house, uid) if event["kind"] == "opened"] == opened
+    looks = [(who, verb) for who, verb, study, _ in told(house) if study == uid and verb == "look"]
+    assert looks == [(BOSS, "look"), (READER, "look"), (READER, "look")]
+    browser.get(f"/studies/{uid}")
+    browser.get(f"/api/studies/{uid}", headers=says)
+    assert told(house, who=READER).count((READER, "look", uid, "success")) == 4
+
+
+def events(house: House, uid: str) -> list[dict[str, Any]]:
+    with house.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT kind, who FROM events WHERE study_instance_uid = :uid ORDER BY event_id"), {"uid": uid}
+        )
+        return [dict(row) for row in rows.mappings()]
 
 
 def test_signing_in_and_out_is_noted_and_a_name_that_nobody_has_is_not_repeated(house: House) -> None:

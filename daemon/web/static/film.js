@@ -24,17 +24,23 @@ export class Film {
   }
 
   async load(number) {
+    this.wanted = number;
     this.state.textContent = "The film is being fetched …";
     try {
       const answer = await fetch(`${this.canvas.dataset.src}?form=packed&size=${SIZE}&number=${number}`);
+      if (number !== this.wanted) return;
       if (!answer.ok) {
+        this.canvas.hidden = true; // what it shows is another film
         const problem = await answer.json().catch(() => ({}));
         this.state.textContent = problem.detail || "The film cannot be shown.";
         return;
       }
       const bitmap = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+      if (number !== this.wanted) return;
       this.unpack(bitmap);
     } catch {
+      if (number !== this.wanted) return;
+      this.canvas.hidden = true;
       this.state.textContent = "The film cannot be fetched.";
       return;
     }

@@ -3,13 +3,15 @@
 const TOLD_EVERY = 15000;
 const UNTOLD_EVERY = 5000;
 const STALE_AFTER = 24000;
-const NEWS_SPREAD = 400;
+const NEWS_SPREAD = 200;
+const TROUBLE_FOR = 30000;
 const IN_HAND = "[data-live] button:hover, [data-live] button:active";
 
 let source = null;
 let freshAt = performance.now();
 let isRunning = false;
 let isDue = false;
+let trouble = { words: "", until: 0 };
 const shown = new WeakMap();
 document.querySelectorAll("[data-live] tbody tr").forEach((row) => shown.set(row, row.outerHTML));
 
@@ -18,14 +20,23 @@ export async function refresh() {
   if (isRunning || document.hidden || document.querySelector(IN_HAND)) return;
   isRunning = true;
   try {
-    const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(UNTOLD_EVERY * 2) });
+    const headers = { "X-Refresh": "1" }; // nobody has asked: the same look goes on
+    const answer = await fetch(location.href, { headers, cache: "no-store", signal: AbortSignal.timeout(UNTOLD_EVERY * 2) });
     if (answer.ok) swap(await answer.text());
-    else if (answer.status === 422) location.assign("/");
+    else if (answer.status === 422) location.assign(firstPage());
   } catch {
     // The note of tell() is what there is to say.
   } finally {
     isRunning = false;
   }
+}
+
+// The same list from its beginning: the place that the address names has moved.
+function firstPage() {
+  const address = new URL(location.href);
+  if (!address.searchParams.has("cursor")) return "/";
+  address.searchParams.delete("cursor");
+  return address.href;
 }
 
 export function swap(text) {
@@ -116,26 +127,40 @@ function tick() {
   if (isDue || age > (isTold ? TOLD_EVERY : UNTOLD_EVERY)) refresh();
   if (source && source.readyState === EventSource.CLOSED) source = null;
   listen();
-  const stale = document.getElementById("stale");
-  stale.hidden = age < STALE_AFTER;
-  if (!stale.hidden) stale.textContent = `This page is ${Math.round(age / 1000)} s old: it could not be refreshed.`;
+  const old = age < STALE_AFTER ? "" : `This page is ${Math.round(age / 1000)} s old: it could not be refreshed.`;
+  warn([performance.now() < trouble.until ? trouble.words : "", old].filter(Boolean).join(" "));
 }
 
-// Buttons act without leaving the page; what is refused is told by a page of its own.
+function warn(words) {
+  const banner = document.getElementById("stale");
+  banner.hidden = !words;
+  if (banner.textContent !== words) banner.textContent = words;
+}
+
+// Buttons act without leaving the page. What is refused has changed nothing: asked again, it is told by a page of its own.
+// Where it is not known what has happened, nothing is sent twice.
 document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (form.method !== "post" || !form.closest("[data-live]")) return;
   event.preventDefault();
+  trouble.until = 0;
   try {
     const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) });
     const isHere = new URL(answer.url).pathname === location.pathname;
     if (answer.ok && isHere && swap(await answer.text())) return;
     if (answer.ok) location.assign(answer.url);
-    else form.submit();
+    else if (answer.status < 500) form.submit();
+    else unknown(`The server failed (${answer.status})`);
   } catch {
-    form.submit();
+    unknown("The server did not answer");
   }
 });
+
+function unknown(why) {
+  trouble = { words: `${why}: whether that was done is not known. Look before you try again.`, until: performance.now() + TROUBLE_FOR };
+  warn(trouble.words);
+  refresh();
+}
 
 setInterval(tick, 1000);
 document.addEventListener("visibilitychange", attend);

@@ -25,14 +25,24 @@ if (canvas) {
     }),
   );
   const number = document.getElementById("number");
-  number?.addEventListener("change", () => film.load(number.value));
-  film.load(1);
-}
-
-const kind = document.getElementById("kind");
-kind?.addEventListener("change", () => {
+  const kind = document.getElementById("kind");
   const overlay = document.getElementById("overlay");
-  overlay.hidden = !kind.value;
-  canvas.hidden = Boolean(kind.value);
-  if (kind.value) overlay.src = overlay.dataset.src + kind.value;
-});
+  const draw = () => {
+    overlay.hidden = !kind.value;
+    canvas.hidden = Boolean(kind.value);
+    if (kind.value) overlay.src = overlay.dataset.src + kind.value;
+  };
+  // The overlay is drawn over the first film alone.
+  const show = () => {
+    const at = number ? number.value : "1";
+    if (kind) {
+      kind.disabled = at !== "1";
+      kind.value = "";
+      overlay.hidden = true;
+    }
+    film.load(at);
+  };
+  kind?.addEventListener("change", draw);
+  number?.addEventListener("change", show);
+  show();
+}
