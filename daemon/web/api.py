@@ -9,16 +9,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
 
-from daemon.web.bodies import OpinionBody, Opinions, PriorityBody, Requeued, Share, StudyEvents
+from daemon.web.bodies import ClosingBody, OpinionBody, Opinions, PriorityBody, Requeued, Share, StudyEvents
 from daemon.web.filters import Filters
 from daemon.web.schemas import MaybeReaderName, ReaderName, Study, Uid, Worklist, failures
 from daemon.web.who import who
+from triage.errors import ConflictError
 from triage.proportion import wilson
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 from triage.study import ClinicalPriority, Opinion, Status
 
 _MaybeReader = Annotated[MaybeReaderName | None, Body()]
+_Closing = Annotated[ClosingBody | None, Body()]
 
 
 class Api:
@@ -118,20 +120,26 @@ class Api:
         """
         self._reading.start_reading(uid, who(request, body.reader))
 
-    def read(self, request: Request, uid: Uid, body: _MaybeReader = None) -> None:
+    def read(self, request: Request, uid: Uid, body: _Closing = None) -> None:
         """The study has been read and leaves the worklist. Again: nothing changes.
 
-        409 if new images have arrived since the reading was started (start it again, then it can be read), or `reader`
-        is given and another reader holds it. Without `reader`, who started the study is noted as its reader.
+        409 if new images have arrived since the reading was started (start it again, then it can be read), or another
+        reader holds it. With `anyway`, or from nobody known, who started the study is noted as its reader; in the audit
+        stands who said so.
         """
-        self._reading.close(uid, _who(request, body))
+        try:
+            self._reading.close(uid, _who(request, body))
+        except ConflictError:
+            if not (body and body.anyway):
+                raise
+            self._reading.close(uid)  # refuses again where there are new images
 
-    def release(self, request: Request, uid: Uid, body: _MaybeReader = None) -> None:
+    def release(self, request: Request, uid: Uid, body: _Closing = None) -> None:
         """Nobody reads the study any more; it goes back to its place.
 
-        409 if it has been read, or `reader` is given and another reader holds it.
+        409 if it has been read, or another reader holds it; with `anyway`, also then, and the history says who did it.
         """
-        self._reading.release(uid, _who(request, body))
+        self._reading.release(uid, _who(request, body), insists=bool(body and body.anyway))
 
     def prioritise(self, request: Request, uid: Uid, body: PriorityBody) -> None:
         """How urgent people say that the order is: the first term of its place. 409 if it has been read."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from daemon.web.schemas import Name
+from daemon.web.schemas import MaybeReaderName, Name
 from triage.study import ClinicalPriority, EventKind, Opinion
 
 _PRIORITIES = [priority.name for priority in ClinicalPriority]
@@ -23,6 +23,20 @@ class OpinionBody(BaseModel):
         description="Instead of an earlier one of the same reader."
     )
     reader: Name = Field(description="Whose it is.")
+
+
+class ClosingBody(MaybeReaderName):
+    """Who reads or releases, and whether another reader may hold the study."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"reader": "Dr Adler"}, {"reader": "PACS", "anyway": True}]}
+    )
+
+    anyway: bool = Field(
+        default=False,
+        strict=True,
+        description="Also where another reader holds the study, who has gone or has reported elsewhere.",
+    )
 
 
 class PriorityBody(BaseModel):

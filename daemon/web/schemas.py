@@ -18,6 +18,8 @@ from triage.errors import Reason
 from triage.study import Analysis, ClinicalPriority, Etiology, Explanation, Status, Tier, WorklistEntry
 
 BODY_BYTES_MAX = 16 * 1024
+# Of a workitem's progress 64 KiB are kept; what is sent may be laid out with more room, and hold more than is ours.
+WORKITEM_BYTES_MAX = 128 * 1024
 READER_MAX = 64
 PROBLEM_TYPE = "application/problem+json"
 
@@ -43,7 +45,7 @@ class MaybeReaderName(BaseModel):
 
     reader: Name | None = Field(
         None,
-        description="If given, 409 while another reader holds the study. Without it, whoever holds it is not asked.",
+        description="Left out, it is the token's owner; where nobody has tokens, it is not asked who holds the study.",
     )
 
 

@@ -40,8 +40,9 @@ described is refused (400), not passed over.
 
 Once the site has users, programs show a token: `Authorization: Bearer ...` (401 without one that holds, 403 where its
 role is too low), and `reader` can only be the token's owner. Until then nobody is asked, and `reader` is a name by
-which readers know each other. Whoever gives it cannot read or release what another reader holds; whoever leaves it out
-can, as an archive does once the report is signed.
+which readers know each other. Who is known by name cannot read or release what another reader holds, unless the body
+says `"anyway": true`, as an archive does once the report is signed; where nobody has a token and `reader` is left out,
+it is not asked who holds the study.
 """
 
 

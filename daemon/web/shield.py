@@ -21,14 +21,14 @@ from daemon.telemetry import describe, log
 from daemon.web import page
 from daemon.web.filters import Filters
 from daemon.web.roles import INTERFACES
-from daemon.web.schemas import BODY_BYTES_MAX, PROBLEM_TYPE, Problem
+from daemon.web.schemas import BODY_BYTES_MAX, PROBLEM_TYPE, WORKITEM_BYTES_MAX, Problem
 from triage.errors import BusyError, ConflictError, CursorError, StudyNotFoundError
 from triage.records.store import DatabaseError
 
 _RETRY_SECONDS = 5
 # Parameters and fields of this interface.
 _FIELDS = {"uid", "verb", "reader", "body", "kind", "opinion", "clinical_priority", "window", "size", "number", "form"}
-_FIELDS |= {"who", "study", "outcome", "since", "before"}
+_FIELDS |= {"anyway", "who", "study", "outcome", "since", "before"}
 _OURS = {*Filters.model_fields} | _FIELDS
 _HEADERS = {
     "content-security-policy": (
@@ -161,7 +161,8 @@ def _refusal(method: str, path: str, headers: Headers) -> Response | None:
     if "transfer-encoding" in headers:
         return failure(path, 411)
     length = headers.get("content-length", "0")  # the parser of the protocol holds the body to it
-    if not length.isdecimal() or int(length) > BODY_BYTES_MAX:
+    most = WORKITEM_BYTES_MAX if path.startswith("/dicom-web/workitems/") else BODY_BYTES_MAX
+    if not length.isdecimal() or int(length) > most:
         return failure(path, 413)
     return None
 

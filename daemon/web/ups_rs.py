@@ -97,6 +97,8 @@ def failed(request: Request, error: Exception) -> Response:
     status, words = (error.status, error.words) if isinstance(error, StepError) else (500, "")
     problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": words}
     answer = JSONResponse(problem, status, media_type=PROBLEM_TYPE)
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:  # of all workitems together: they are searched (RFC 9110, 15.5.6)
+        answer.headers["allow"] = "GET"
     return _warned(answer, words)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,14 @@ import chests
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-from running import Daemon
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from running import Daemon, running, wait_for
 from sending import send
 
 from absent import missing
+from daemon.web.server import STATIC
 
+PASSWORD = "correct horse battery"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -31,6 +36,13 @@ def browser() -> Iterator[Browser]:
         launched = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One for all tests here, which leave it as they found it."""
+    with running(tmp_path_factory.mktemp("daemon"), explanations=True) as shared:
+        yield shared.serve()
 
 
 @pytest.fixture
@@ -216,6 +228,85 @@ def test_a_page_whose_server_is_gone_says_how_old_it_is(make_daemon: Callable[..
     daemon.terminate()
     expect(page.locator("#stale")).to_contain_text("could not be refreshed", timeout=45_000)
     page.close()
+
+
+def test_a_place_that_has_moved_costs_no_filter(seat: Callable[..., Page]) -> None:
+    page = seat("Dr Adler")
+    page.goto("/?q=nobody")
+    page.evaluate("history.replaceState(null, '', '/?q=nobody&cursor=AAAA')")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page).to_have_url(re.compile(r"/\?q=nobody$"))
+    expect(page.locator(".empty")).to_contain_text("No study is like that")
+
+
+@pytest.mark.parametrize("answer", ["none", "503"])
+def test_what_may_have_been_done_is_not_sent_twice(
+    daemon: Daemon, seat: Callable[..., Page], tmp_path: Path, answer: str
+) -> None:
+    study = arrive(daemon, tmp_path, "Invented^Again")
+    page, sent = seat("Dr Adler"), []
+
+    def lose(route: Route) -> None:
+        sent.append(route.request.url)
+        route.abort() if answer == "none" else route.fulfill(status=503, body="")
+
+    page.route("**/reanalyse", lose)
+    page.goto(f"/studies/{study}")
+    page.click("#reanalyse")
+    expect(page.locator("#stale")).to_contain_text("whether that was done is not known")
+    page.wait_for_timeout(2500)
+    expect(page.locator("#stale")).to_be_visible()
+    assert len(sent) == 1
+    assert page.url.endswith(f"/studies/{study}")
+    read(daemon, study)
+
+
+def test_the_overlay_is_of_the_first_film_and_hides_with_it(
+    daemon: Daemon, seat: Callable[..., Page], tmp_path: Path
+) -> None:
+    study = arrive(daemon, tmp_path, "Invented^Pair")
+    second = chests.chest(tmp_path, PatientName="Invented^Pair", StudyInstanceUID=study)
+    assert send(daemon, second.dataset) == [0]
+    page = seat("Dr Adler")
+    page.route("**/explanation*", lambda route: route.fulfill(path=STATIC / "icon.svg"))
+    page.goto(f"/studies/{study}")
+    film, overlay, kind = (page.locator(name) for name in ("#film", "#overlay", "#kind"))
+    expect(film).to_be_visible()
+    expect(page.locator('label[for="kind"]')).to_have_text("Overlay of film 1")
+    kind.select_option("heat")
+    expect(overlay).to_be_visible()
+    expect(film).to_be_hidden()
+    page.locator("#number").select_option("2")
+    expect(film).to_be_visible()
+    expect(overlay).to_be_hidden()
+    expect(kind).to_be_disabled()
+    expect(kind).to_have_value("")
+    page.locator("#number").select_option("1")
+    expect(kind).to_be_enabled()
+    read(daemon, study)
+
+
+def test_nothing_serious_keeps_anybody_from_signing_in_or_from_what_is_missing(
+    make_daemon: Callable[..., Daemon], browser: Browser
+) -> None:
+    daemon = make_daemon()
+    adding = [sys.executable, "-m", "daemon.cli", "users", "add", "Dr Adler", "--role", "radiologist"]
+    subprocess.run(adding, env=daemon.environment, input=f"{PASSWORD}\n", text=True, check=True, timeout=120)
+    daemon.start("web")
+    wait_for(lambda: daemon.ended() or daemon.live())
+    with browser.new_context(base_url=f"http://127.0.0.1:{daemon.http_port}") as context:
+        page = context.new_page()
+        page.goto("/login")
+        assert serious(page) == []
+        page.fill("#name", "Dr Adler")
+        page.fill("#password", PASSWORD)
+        page.click("button.primary")
+        expect(page.locator("#live .banner")).to_contain_text("No receiver runs")
+        expect(page.locator("#live .banner")).to_contain_text("first come, first served")
+        assert serious(page) == []
+        page.goto("/account")
+        expect(page.locator("h1")).to_have_text("Dr Adler")
+        assert serious(page) == []
 
 
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])

@@ -179,6 +179,35 @@ def test_nobody_acts_for_another(house: House, verb: str) -> None:
         assert program.post(f"/api/studies/{uid}/{verb}", json={"reader": READER}).status_code == 204
 
 
+@pytest.mark.parametrize(("verb", "holder"), [("read", READER), ("release", None)])
+def test_what_another_holds_is_read_or_released_only_by_who_insists(
+    house: House, verb: str, holder: str | None
+) -> None:
+    uid = house.receive(1)
+    address = f"/api/studies/{uid}/{verb}"
+    with house.program_of(READER) as reader, house.program_of(OTHER) as archive:
+        assert reader.post(f"/api/studies/{uid}/start").status_code == 204
+        for body in (None, {}, {"reader": OTHER}, {"anyway": False}):
+            assert is_problem(archive.post(address, json=body), 409)
+        assert is_problem(archive.post(address, json={"anyway": "yes"}), 422)
+        assert is_problem(archive.post(address, json={"anyway": True, "reader": READER}), 403)
+        assert archive.post(address, json={"anyway": True}).status_code == 204
+        assert reader_of(house, uid) == holder
+        last = reader.get(f"/api/studies/{uid}/events").json()["events"][-1]
+        assert (last["kind"], last["who"]) == ({"read": "read", "release": "released"}[verb], holder or OTHER)
+    assert (OTHER, "success") in [(each.who, each.outcome) for each in house.accesses(verb=verb)]
+
+
+def test_new_images_are_not_read_unseen_even_by_who_insists(house: House) -> None:
+    uid = house.receive(1)
+    with house.program_of(READER) as reader, house.program_of(OTHER) as archive:
+        assert reader.post(f"/api/studies/{uid}/start").status_code == 204
+        house.change("UPDATE studies SET changed_while_reading = :yes", yes=True)
+        refused = archive.post(f"/api/studies/{uid}/read", json={"anyway": True})
+        assert is_problem(refused, 409)
+        assert "new images" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize("noun", ["opinion", "clinical-priority"])
 def test_nobody_speaks_for_another(house: House, noun: str) -> None:
     with house.program_of(READER) as program:

@@ -151,7 +151,8 @@ def test_refusals_have_the_status_of_the_standard_and_change_nothing(client: Cli
     assert client.change(ONE, "COMPLETED", T1).status_code == 409
     assert client.update(ONE, T1).status_code == 409
     assert client.http.post(f"/workitems/{ONE}/cancelrequest").status_code == 409
-    assert client.http.post("/workitems", content="[{}]", headers=DICOM_JSON).status_code == 405
+    creation = client.http.post("/workitems", content="[{}]", headers=DICOM_JSON)
+    assert (creation.status_code, creation.headers["allow"]) == (405, "GET")
     assert client.http.get("/workitems", headers={"accept": "text/html"}).status_code == 406
     assert client.http.put(f"/workitems/{ONE}/state", content="x", headers={"content-type": "a/b"}).status_code == 415
     for body in ("x", "[]", "[1]", '{"00741000": 1}', "[" * 10_000):
@@ -279,3 +280,10 @@ def test_no_page_of_another_site_opens_a_channel_or_speaks_over_one(client: Clie
         channel.send("x" * 10_000)
         with pytest.raises(ConnectionClosed):
             channel.recv(timeout=10)
+
+
+def test_progress_may_be_as_long_as_it_may_be_over_dicom(client: Client) -> None:
+    assert client.change(ONE, "IN PROGRESS", T1).status_code == 200
+    assert client.update(ONE, T1, "x" * 60_000).status_code == 200
+    assert client.update(ONE, T1, "x" * 66_000).status_code == 413
+    assert client.update(ONE, T1, "x" * 140_000).status_code == 413
