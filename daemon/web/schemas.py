@@ -247,11 +247,12 @@ _FAILURES = {
     422: "A parameter or the body is not valid, or the body did not come as application/json. "
     "Or a cursor that is none, or whose place has moved: begin with the first page.",
     500: "An error that nobody expected; the log says where.",
-    503: "The database does not answer: try again after Retry-After. Or too many connections at once (as text).",
+    503: "The database does not answer, or others are served first: try again after Retry-After. Or too many "
+    "connections at once (as text).",
 }
 # The libraries before us answer these in their own words.
 _ALSO_AS_TEXT = (400, 503)
-_RETRY_AFTER = {"Retry-After": {"description": "Seconds; only from the database.", "schema": {"type": "integer"}}}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds; not with text.", "schema": {"type": "integer"}}}
 
 
 _TEXT: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}

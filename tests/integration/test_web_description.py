@@ -168,7 +168,7 @@ def test_the_page_that_describes_it_shows_types_codes_and_an_example(site: Site)
     assert "every 5 s" in page
     assert "`" not in page
     targets = set(re.findall(r'href="#(\w+)"', page))
-    bodies = {"ReaderName", "MaybeReaderName", "OpinionBody", "PriorityBody"}
+    bodies = {"ReaderName", "MaybeReaderName", "ClosingBody", "OpinionBody", "PriorityBody"}
     answers = {"Worklist", "Study", "StudyEvents", "Opinions", "Requeued", "Problem", "Liveness", "Readiness"}
     assert targets == bodies | answers
     assert targets <= set(re.findall(r'<section id="(\w+)"', page))
