@@ -228,7 +228,7 @@ def _said(workitem: Workitem) -> dict[str, list[Dataset]]:
     return {keyword: list(said[keyword].value) for keyword in PROGRESS if keyword in said}
 
 
-def progress(asked: Dataset, _before: str = "") -> str:
+def progress(asked: Dataset) -> str:
     """What is said now, as JSON, to be put over what was said before; of what is ours to say nothing."""
     said = Dataset()
     for keyword in PROGRESS:

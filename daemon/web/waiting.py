@@ -48,6 +48,6 @@ class Waiting:
         return router
 
     def list(self, *, limit: Most = 100) -> dict[str, Any]:
-        """Orders whose images have not come, as far as they are kept (`orders_days`)."""
+        """Orders whose images have not come, among the last 10,000, as far as they are kept (`orders_days`)."""
         kept = [asdict(each) for each in self._orders.kept(limit)]
         return {"count": len(kept), "entries": kept}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Update, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Update, delete, exists, func, insert, select, tuple_, update
 
 from triage.errors import ConflictError, Reason, StudyNotFoundError
 from triage.records.history import History
@@ -174,8 +174,15 @@ class Reading:
             self._history.note(connection, study_instance_uid, EventKind.OPINION, who=reader, words=opinion.value)
 
     def opinions(self) -> dict[Opinion, int]:
-        """Of flagged studies: how often readers agreed, disagreed or were unsure."""
-        said = select(opinions.c.opinion, func.count()).where(opinions.c.flagged).group_by(opinions.c.opinion)
+        """Of flagged studies: how often readers agreed, disagreed or were unsure.
+
+        Of each reading the last word: two readers of one film are not two films.
+        """
+        later = opinions.alias("later")
+        same = (later.c.study_instance_uid == opinions.c.study_instance_uid) & (later.c.episode == opinions.c.episode)
+        is_later = tuple_(later.c.at, later.c.reader) > tuple_(opinions.c.at, opinions.c.reader)
+        last = opinions.c.flagged & ~exists().where(same, is_later)
+        said = select(opinions.c.opinion, func.count()).where(last).group_by(opinions.c.opinion)
         with self._store.reading() as connection:
             found: dict[str, int] = {row[0]: row[1] for row in connection.execute(said)}
         return {opinion: found.get(opinion.value, 0) for opinion in Opinion}

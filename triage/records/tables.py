@@ -223,7 +223,7 @@ opinions = Table(
     Column("policy_version", String(64), nullable=False),
     Column("at", UtcDateTime, nullable=False),
 )
-# They are counted in it, without a look at the rows.
+# Those on flagged studies are counted, and no others looked at.
 Index("ix_opinions_flagged", opinions.c.flagged, opinions.c.opinion)
 
 # Workitems that have ended, and those whose performer has said something of them. Without a state: still the study's.
