@@ -12,14 +12,16 @@ from typing import Any
 
 import chests
 import httpx
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 from running import Daemon, running, wait_for
 from sending import send
 
 from absent import missing
 from daemon.web.server import STATIC
+from triage.phantom.film import phantom
 
 PASSWORD = "correct horse battery"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -93,6 +95,19 @@ def arrive(daemon: Daemon, folder: Path, name: str) -> str:
     return film.study
 
 
+def arrive_ill(daemon: Daemon, folder: Path, name: str) -> str:
+    """As above, with a pneumonia drawn on the film."""
+    pixels = np.rint(phantom(5, "bacterial").pixels[::2, ::2] * 4095).astype(np.uint16)
+    film = chests.filed(folder, chests.dataset(pixels, PatientName=name, AccessionNumber=name[:12]))
+    assert send(daemon, film.dataset) == [0]
+    assert daemon.settled(film.study)["flagged"] is True
+    return film.study
+
+
+def row(page: Page, study: str) -> Locator:
+    return page.locator(f"#row-{study}".replace(".", "\\."))
+
+
 def ids(page: Page) -> list[str]:
     return [
         str(row).removeprefix("row-")
@@ -120,6 +135,11 @@ def test_a_study_comes_moves_up_is_windowed_claimed_by_one_of_two_and_read(
     second = arrive(daemon, tmp_path, "Invented^Second")
     expect(adler.locator("#live tbody tr")).to_have_count(2)
     assert ids(adler) == [first, second]
+    ill = arrive_ill(daemon, tmp_path, "Invented^Ill")
+    expect(adler.locator("#live tbody tr").first).to_have_id(f"row-{ill}")
+    expect(row(adler, ill).locator(".why")).to_contain_text("Routine order; flagged: pneumonia")
+    read(daemon, ill)
+    expect(row(adler, ill)).to_have_count(0)
 
     adler.keyboard.press("j")
     adler.keyboard.press("j")
@@ -134,6 +154,7 @@ def test_a_study_comes_moves_up_is_windowed_claimed_by_one_of_two_and_read(
     adler.keyboard.press("Enter")
     canvas = adler.locator("#film")
     expect(canvas).to_be_visible()
+    expect(adler.locator(".why").first).to_contain_text("STAT order; ")
     whole = adler.locator("#window").inner_text()
     drag(adler)
     assert adler.locator("#window").inner_text() != whole
@@ -152,7 +173,7 @@ def test_a_study_comes_moves_up_is_windowed_claimed_by_one_of_two_and_read(
     expect(adler.locator("#live tbody tr")).to_have_count(1)
     assert ids(adler) == [first]
     adler.goto("/?view=read")
-    expect(adler.locator("#live tbody tr .who")).to_contain_text("read by Dr Adler")
+    expect(row(adler, second).locator(".who")).to_contain_text("read by Dr Adler")
     read(daemon, first)
 
 

@@ -19,10 +19,11 @@ _SECONDS = 270
 _BOUNDED = shlex.split("--seed 20261127 --generation-deterministic --max-examples 8 --no-shrink --no-color --workers 1")
 # Server-sent events never end; a picture takes a process and the network, which this house has none of.
 _LEFT_OUT = ("/api/changes", "/api/studies/{uid}/explanation")
-_CONFIGURATION = """
+_KNOWN_UID = """
 [parameters]
 "path.uid" = "1.2.1"
-
+"""
+_CONFIGURATION = """
 # A cursor is ours to make: no form tells one from what looks like one.
 [[operations]]
 include-path = "/api/worklist"
@@ -43,9 +44,9 @@ def house(tmp_path: Path) -> Iterator[House]:
     engine.dispose()
 
 
-def asked_by_a_stranger(house: House, folder: Path, *words: str) -> None:
+def asked_by_a_stranger(house: House, folder: Path, *words: str, known: str = _KNOWN_UID) -> None:
     configuration = folder / "schemathesis.toml"
-    configuration.write_text(_CONFIGURATION)
+    configuration.write_text(known + _CONFIGURATION)
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration)]
     command += ["run", f"{house.url}/api/openapi.json", *_BOUNDED, *words]
     for path in _LEFT_OUT:
@@ -62,3 +63,8 @@ def test_a_stranger_with_a_token_finds_nothing_either(house: House, tmp_path: Pa
     house.users.add("ada", Role.ADMIN, PASSWORD)
     secret = house.tokens.add("ada", "test", 1.0)[1]
     asked_by_a_stranger(house, tmp_path, "--phases", "examples,fuzzing", "--header", f"Authorization: Bearer {secret}")
+
+
+def test_a_stranger_who_makes_up_uids_finds_nothing_either(house: House, tmp_path: Path) -> None:
+    of_studies = ("--phases", "fuzzing", "--include-path-regex", "/api/studies/")
+    asked_by_a_stranger(house, tmp_path, *of_studies, known="")
