@@ -7,21 +7,34 @@ import time
 from pathlib import Path
 from typing import Any
 
-from daemon import cli
+from daemon import cli, worker
 from triage.vision.classifier import Classifier
 
 
-def main(ill: str, sign: Path, *command: str) -> None:
+def hang(sign: Path) -> None:
+    real = worker.findings
+
+    def findings(*arguments: Any) -> Any:
+        while sign.exists():
+            time.sleep(0.05)
+        return real(*arguments)
+
+    worker.findings = findings
+
+
+def lose(sign: Path) -> None:
     real = Classifier._pass
 
     def passed(*arguments: Any) -> Any:
-        while ill == "hangs" and sign.exists():
-            time.sleep(0.05)
         if sign.exists():
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return real(*arguments)
 
     Classifier._pass = passed  # type: ignore[method-assign]
+
+
+def main(ill: str, sign: Path, *command: str) -> None:
+    {"hangs": hang, "lost": lose}[ill](sign)
     sys.argv[1:] = command
     cli.main()
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +15,12 @@ from running import Daemon, wait_for
 from sending import send
 
 from absent import missing
+from faults.odd import odd_worker
 
 HOUR_SECONDS = 3600
 # Europe/Berlin has the hour from two to three twice.
 BEFORE_THE_CHANGE = datetime(2026, 10, 25, 0, 59, 50, tzinfo=UTC)
 AFTER_THE_CHANGE = datetime(2026, 10, 25, 1, 0, 10, tzinfo=UTC)
-HANGING_WORKER = Path(__file__).with_name("hanging_worker.py")
 COMMANDS = ("receive", "schedule", "web")
 
 
@@ -97,20 +95,6 @@ def test_steps_of_an_hour_leave_the_order_as_it_was_and_no_job_behind(
     assert daemon.rows("SELECT count(*), max(attempts) FROM jobs") == [(len(came), 1)]
 
 
-@contextmanager
-def hanging_worker(daemon: Daemon, sign: Path) -> Iterator[None]:
-    """Its network answers once ``sign`` is gone."""
-    sign.touch()
-    command = [sys.executable, HANGING_WORKER, sign, "work", "--name", "worker-1"]
-    with (daemon.home / "hanging.log").open("ab") as log:
-        worker = subprocess.Popen(command, env=daemon.environment, cwd=daemon.scratch, stdout=log, stderr=log)
-    try:
-        yield
-    finally:
-        worker.kill()
-        worker.wait()
-
-
 @pytest.mark.fault(111)
 @pytest.mark.parametrize(("seconds", "attempts"), [(HOUR_SECONDS, 2), (-HOUR_SECONDS, 1)])
 def test_a_step_while_a_film_is_looked_at_ends_its_lease_at_the_most_and_its_result_counts_once(
@@ -119,8 +103,8 @@ def test_a_step_while_a_film_is_looked_at_ends_its_lease_at_the_most_and_its_res
     clock.wear()
     daemon = started(make_daemon(lease_seconds=60, pending_seconds=100_000), *COMMANDS)
     sign = tmp_path / "hangs"
-    with hanging_worker(daemon, sign):
-        daemon.wait_for_log("model_loaded")
+    with odd_worker(daemon, "hangs", sign):
+        sign.touch()
         study = sent(daemon, tmp_path)
         wait_for(lambda: daemon.rows("SELECT state FROM jobs") == [("leased",)])
         clock.set(seconds)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,6 +17,7 @@ from sqlalchemy import Engine, text
 from benchmarks.rows import fill
 from daemon.absence import Absence
 from daemon.leases import Leases, Times
+from faults.odd import odd_worker
 from making import CARD, POLICY, finding, received
 from triage.jobs import Job
 from triage.policy import judge
@@ -28,24 +26,9 @@ from triage.records.queue import Queue, Result
 from triage.records.reading import Reading
 from triage.records.store import Store, open_engine
 
-PROGRAM = Path(__file__).with_name("odd_worker.py")
 OPEN = "SELECT 1 FROM jobs WHERE state IN ('queued', 'leased')"
 JOB = Job(job_id=1, instance_id=1, study_instance_uid="1.2", sha256="a" * 64, attempts=1, token="t", queued_seconds=0.0)
 BACKLOG = 10_000
-
-
-@contextmanager
-def odd_worker(daemon: Daemon, ill: str, sign: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Named worker-1, its network loaded; ``ill`` as soon as ``sign`` is there."""
-    with (daemon.home / f"{ill}.log").open("ab") as log:
-        command = [sys.executable, PROGRAM, ill, sign, "work", "--name", "worker-1"]
-        process = subprocess.Popen(command, env=daemon.environment, cwd=daemon.scratch, stdout=log, stderr=log)
-    try:
-        daemon.wait_for_log("model_loaded")
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def started(make_daemon: Callable[..., Daemon], **settings: object) -> Daemon:
