@@ -12,6 +12,8 @@ from pathlib import Path
 
 from lxml import etree
 
+from ports import free_port
+
 SCHEMA = etree.RelaxNG(etree.parse(Path(__file__).resolve().parent / "audit_message.rng"))
 _HEADER = re.compile(rb"<85>1 (\S+) (\S+) triage \d+ DICOM\+RFC3881 - \xef\xbb\xbf")
 
@@ -42,9 +44,7 @@ class Collector:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.tls = tls
         self.entries: list[bytes] = []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
 
     @property
     def messages(self) -> list[etree._Element]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from typing import Any
 
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
+
+from ports import free_port
 
 EVENT = "1.2.840.10008.5.1.4.34.6.4"
 BOTH = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
@@ -22,9 +23,7 @@ class Watcher:
         self.told: list[tuple[str, str]] = []
         self.asked: list[tuple[str, str, str]] = []
         self.status = 0
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     @contextmanager
     def listening(self, tls: ssl.SSLContext | None = None) -> Iterator[None]:
