@@ -39,7 +39,7 @@ QUICK = {
 
 
 def free_port() -> int:
-    """On all addresses, and none of those that the kernel gives to whoever connects: it would be gone before its use."""
+    """On all addresses; none of those that the kernel gives to whoever connects, who would have it before its use."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with suppress(OSError), socket.create_server(("", port)):
