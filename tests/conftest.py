@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from pynetdicom.transport import AssociationSocket
 from sqlalchemy import Engine, make_url
 
 from absent import missing
@@ -19,6 +22,20 @@ from triage.records.store import open_engine
 
 ROOT = Path(__file__).resolve().parent.parent
 FILMS = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def closing() -> Iterator[None]:
+    """Senders close what they opened: pynetdicom leaves that to chance where the peer refused or went first."""
+
+    def close(self: AssociationSocket) -> None:
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AssociationSocket, "_shutdown_socket", close)
+        yield
 
 
 @pytest.fixture(scope="session")

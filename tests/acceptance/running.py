@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
-from pynetdicom import AE, evt
+from pynetdicom import AE
 from pynetdicom.association import Association
 from sqlalchemy import text
 
@@ -47,9 +47,9 @@ def free_port() -> int:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Also if nobody has asked for its exit code yet: a zombie runs no more."""
+    """Also if nobody has asked for its exit code yet: a zombie whose last thread has let go of its sockets."""
     try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        return not process.is_running() or (process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1)
     except psutil.NoSuchProcess:
         return True
 
@@ -74,9 +74,7 @@ def associated(
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = seconds
     for pair in contexts:
         ae.add_requested_context(*pair)
-    connections: list[socket.socket] = []
-    opened = (evt.EVT_CONN_OPEN, lambda event: connections.append(event.assoc.dul.socket.socket))
-    association = ae.associate(address, port, ae_title="TRIAGE", evt_handlers=[opened])
+    association = ae.associate(address, port, ae_title="TRIAGE")
     try:
         yield association
     finally:
@@ -84,8 +82,6 @@ def associated(
             association.release()
         if association.is_alive():
             association.join(10)
-        for connection in filter(None, connections):  # pynetdicom leaves it open when the peer went first
-            connection.close()
 
 
 @dataclass
