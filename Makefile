@@ -30,7 +30,7 @@ demo: $(STAMP) ## the main job: a morning of studies arrives and is triaged (FIL
 
 test: $(STAMP) peers ## lint, types and all tests
 	$(MAKE) --no-print-directory lint types
-	$(V)/python -m pytest
+	$(V)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 faults: $(STAMP) peers ## every fault of deploy/FAULTS.md, one by one (ROUNDS=200 of kill -9; ONLY=11,95-99 or a word)
 	ROUNDS=$(ROUNDS) $(V)/python -m tests.faults $(ONLY)
