@@ -19,6 +19,7 @@ from daemon.spool import Spool
 from daemon.telemetry import describe, log
 from daemon.turn import OnlyTurn, PostgresTurn
 from triage.jobs import RetryRule
+from triage.records.overdue import Overdue
 from triage.records.postgresql import is_away
 from triage.records.processes import Processes
 from triage.records.queue import Queue
@@ -91,6 +92,11 @@ class Sweeps:
         waiting = Waiting(self.store)
         if self.ahead.seconds(is_so=waiting.is_ahead()) > _AHEAD_SECONDS:
             log().warning("waiting_put_back", count=waiting.mend())
+
+    def note_overdue(self) -> None:
+        """They are higher on the list from the moment on; here their history and whoever watches are told."""
+        if count := Overdue(self.store).note():
+            log().info("studies_overdue", count=count)
 
     def time_out_pending(self) -> None:
         """No study shows "pending" for longer than the limit."""
@@ -182,6 +188,7 @@ def _scheduler(sweeps: Sweeps, sweep_seconds: float, grace_seconds: float) -> Ba
     now = datetime.now(UTC)
     for sweep, seconds, wait in (
         (sweeps.expire_leases, sweep_seconds, grace_seconds),
+        (sweeps.note_overdue, sweep_seconds, 0.0),
         (sweeps.time_out_pending, sweep_seconds, 0.0),
         (sweeps.show_state, sweep_seconds, 0.0),
         (sweeps.mend_waiting, 60.0, 0.0),

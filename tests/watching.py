@@ -17,11 +17,14 @@ BOTH = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
 
 class Watcher:
-    """What a subscriber has been told: workitem and state, in order; and which it was asked to cancel, by whom, why."""
+    """What a subscriber has been told: workitem and state, in order; which it was asked to cancel, by whom, why; and
+    how far which were, in percent.
+    """
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
         self.asked: list[tuple[str, str, str]] = []
+        self.progress: list[tuple[str, str]] = []
         self.status = 0
         self.port = free_port()
 
@@ -42,6 +45,12 @@ class Watcher:
             if event.request.EventTypeID == 2:
                 uid, who = str(event.request.AffectedSOPInstanceUID), str(information.RequestingAE)
                 self.asked.append((uid, who, str(information.ReasonForCancellation)))
+                return self.status, None
+            if event.request.EventTypeID == 3:
+                (item,) = information.ProcedureStepProgressInformationSequence
+                self.progress.append(
+                    (str(event.request.AffectedSOPInstanceUID), f"{float(item.ProcedureStepProgress):g}")
+                )
                 return self.status, None
             self.told.append((str(event.request.AffectedSOPInstanceUID), str(information.ProcedureStepState)))
         return self.status, None

@@ -47,6 +47,8 @@ class EventKind(StrEnum):
     STARTED = "started"
     RELEASED = "released"
     READ = "read"
+    OVERDUE = "overdue"
+    PROGRESSED = "progressed"
     OPINION = "opinion"
     CANCEL_ASKED = "cancel_asked"
 

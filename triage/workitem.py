@@ -34,6 +34,8 @@ STATES_AFTER = {
     EventKind.RELEASED: StepState.CANCELED,
     EventKind.READ: StepState.COMPLETED,
 }
+# Procedure Step Progress Information Sequence in the DICOM JSON model (PS3.18 F.2.2).
+PROGRESS_INFORMATION = "00741002"
 
 
 class Verdict(IntEnum):

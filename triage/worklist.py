@@ -52,9 +52,13 @@ CLOCKS = {
 _LAST = "SELECT max(waiting_since) FROM studies WHERE status <> 'read' AND clinical_priority = {urgency}"
 
 
-def terms(rows: str, clock: Clock) -> tuple[str, str, str, str]:
-    """The order of the worklist, as expressions on ``rows`` of studies: the smallest is read first."""
-    top = f"CASE WHEN {rows}.flagged OR {rows}.overdue_at <= {clock.now} THEN 0 ELSE 1 END"
+def terms(rows: str, clock: Clock, *, in_time: bool = False) -> tuple[str, str, str, str]:
+    """The order of the worklist, as expressions on ``rows`` of studies: the smallest is read first.
+
+    ``in_time``: as if none of them were overdue.
+    """
+    late = "" if in_time else f" OR {rows}.overdue_at <= {clock.now}"
+    top = f"CASE WHEN {rows}.flagged{late} THEN 0 ELSE 1 END"
     return f"{rows}.clinical_priority", top, f"{rows}.waiting_since", f"{rows}.study_instance_uid"
 
 
@@ -137,14 +141,16 @@ def _rank(rows: str, clock: Clock, before: str = "") -> str:
     return f"{before}row_number() OVER (ORDER BY {', '.join(terms(rows, clock))}) AS rank"
 
 
-def _own(clock: Clock) -> str:
-    return f"SELECT {', '.join(terms('own', clock))} FROM studies AS own WHERE own.study_instance_uid = :uid"
+def _own(clock: Clock, *, in_time: bool = False) -> str:
+    own = ", ".join(terms("own", clock, in_time=in_time))
+    return f"SELECT {own} FROM studies AS own WHERE own.study_instance_uid = :uid"
 
 
-def count_up_to(clock: Clock, *, if_open: bool) -> str:
+def count_up_to(clock: Clock, *, if_open: bool, in_time: bool = False) -> str:
     """SELECT text: how many open studies stand before the study ``:uid``, itself included if it is open.
 
-    Grows with the open studies, not with those read. ``if_open``: 0 for a study that was read.
+    Grows with the open studies, not with those read. ``if_open``: 0 for a study that was read. ``in_time``: where it
+    would stand if it were not overdue.
     """
-    own = _own(clock) + (" AND own.status <> 'read'" if if_open else "")
+    own = _own(clock, in_time=in_time) + (" AND own.status <> 'read'" if if_open else "")
     return f"SELECT count(*) FROM studies AS s WHERE s.status <> 'read' AND ({', '.join(terms('s', clock))}) <= ({own})"

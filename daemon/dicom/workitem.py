@@ -24,7 +24,7 @@ from triage.study import ClinicalPriority
 from triage.workitem import StepState, Workitem
 
 UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
-STATE_REPORT, CANCEL_REQUESTED = 1, 2
+STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT = 1, 2, 3
 CHARACTER_SET = "ISO_IR 192"
 # What performers may say of their work; the rest is ours to say.
 PROGRESS = ("ProcedureStepProgressInformationSequence", "UnifiedProcedureStepPerformedProcedureSequence")
@@ -128,12 +128,18 @@ def sequence(
 
 def event_type(notice: Notice) -> int:
     """Event Type ID, PS3.4 table CC.2.4-1."""
-    return CANCEL_REQUESTED if notice.asked_by else STATE_REPORT
+    if notice.asked_by:
+        return CANCEL_REQUESTED
+    return PROGRESS_REPORT if notice.progress else STATE_REPORT
 
 
 def event_information(notice: Notice) -> Dataset:
-    """Of a UPS State Report or UPS Cancel Requested (PS3.4 table CC.2.4-1)."""
+    """Of a UPS State Report, UPS Cancel Requested or UPS Progress Report (PS3.4 table CC.2.4-1)."""
     made = Dataset()
+    if notice.progress:
+        put(made, PROGRESS[0], list(Dataset.from_json(notice.progress).get(PROGRESS[0], [])))
+        put(made, "SpecificCharacterSet", CHARACTER_SET)
+        return made
     if notice.asked_by:
         # Programs and people over HTTP have names that no AE title holds.
         put(made, "RequestingAE", re.sub(r"[^ -\[\]-~]", "", notice.asked_by)[:16].strip() or "UNKNOWN")

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from daemon.trail import Trail
 from daemon.web.acting import admit, again, read_body, reader_in, resized, said_reader, with_reader
 from daemon.web.keys import Caller, Keys
+from daemon.web.lasting import run_while
 from daemon.web.roles import INTERFACES, VERBS, Rule, find_rule, methods_of
 from daemon.web.shield import busy, database_down, failure
 from daemon.web.who import is_refresh
@@ -61,6 +62,7 @@ class Door:
         if rule is not None and rule.role is None:
             await self._app(scope, receive, send)
             return
+        shown = scope  # with the key that what lies behind the door never sees
         caller, needs_key = await run_in_threadpool(self._ask, scope)
         user = caller.user if caller else None
         answer: ASGIApp | None = _refusal(scope, rule, caller) if needs_key else None
@@ -80,7 +82,11 @@ class Door:
         # A page that is left open looks at its study as it does at the list: once in some minutes.
         goes_on = rule is not None and rule.path == "/studies/{uid}" and is_refresh(Headers(scope=scope))
         noted = _Noted(self._trail, access, send, goes_on=goes_on)
-        await noted.run(answer or self._app, scope, receive)
+        running = noted.run(answer or self._app, scope, receive)
+        if rule is None or not rule.lasts:
+            await running
+        elif not await run_while(lambda: self._may(shown, rule), running) and noted.has_begun:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _open_channel(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A channel is looked after by a rule as a request is; nobody can be led to a page from it."""
@@ -95,7 +101,18 @@ class Door:
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
             return
-        await self._app(admit(scope, user) if user else scope, receive, send)
+        running = self._app(admit(scope, user) if user else scope, receive, send)
+        if rule is None:
+            await running
+        elif not await run_while(lambda: self._may(scope, rule), running):
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+
+    def _may(self, scope: Scope, rule: Rule) -> bool:
+        """Still, or also now that keys are needed."""
+        if not self._keys.are_needed():
+            return True
+        caller = self._keys.caller(scope, is_use=False)
+        return caller is not None and rule.role is not None and caller.user.role.covers(rule.role)
 
     def _ask(self, scope: Scope) -> tuple[Caller | None, bool]:
         if not self._keys.are_needed():
@@ -176,6 +193,7 @@ class _Noted:
         self._goes_on = goes_on
         self._access = access
         self._send = send
+        self.has_begun = False
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         try:
@@ -186,6 +204,7 @@ class _Noted:
 
     async def _watch(self, event: Message) -> None:
         if event["type"] == "http.response.start":
+            self.has_begun = True
             self._note(event["status"])
         await self._send(event)
 

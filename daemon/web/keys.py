@@ -46,14 +46,14 @@ class Keys:
             self.has_users = self.users.exist()  # never unlearned: users are not deleted
         return self.has_users or self.provider is not None
 
-    def caller(self, scope: Scope) -> Caller | None:
-        """By the token if one is shown, whatever else comes with it; else by the session."""
+    def caller(self, scope: Scope, *, is_use: bool = True) -> Caller | None:
+        """By the token if one is shown, whatever else comes with it; else by the session. ``is_use``: of that."""
         authorization = Headers(scope=scope).get("authorization")
         if authorization is not None:
             user = self._by_token(authorization)
             return Caller(user) if user else None
         secret = self.session_secret(scope)
-        user = self.sessions.find(secret) if secret else None
+        user = self.sessions.find(secret, is_use=is_use) if secret else None
         return Caller(user, by_cookie=True) if user else None
 
     def _by_token(self, authorization: str) -> User | None:

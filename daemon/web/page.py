@@ -30,6 +30,8 @@ _HAPPENED = {
     EventKind.STARTED: "reading started",
     EventKind.RELEASED: "released",
     EventKind.READ: "read",
+    EventKind.OVERDUE: "waited over the limit",
+    EventKind.PROGRESSED: "progress told",
     EventKind.OPINION: "opinion on the analysis",
     EventKind.CANCEL_ASKED: "asked to be cancelled",
 }

@@ -16,13 +16,16 @@ from triage.user import Role
 
 @dataclass(frozen=True)
 class Rule:
-    """``role`` None: open to all. ``speaks``: the body has to say who reads, and the door may say it instead."""
+    """``role`` None: open to all. ``speaks``: the body has to say who reads, and the door may say it instead.
+    ``lasts``: the answer goes on until who asked has gone, or may no longer hear it.
+    """
 
     method: str
     path: str
     role: Role | None
     verb: str = ""
     speaks: bool = False
+    lasts: bool = False
 
     @cached_property
     def pattern(self) -> Pattern[str]:
@@ -66,7 +69,7 @@ RULES = (
     Rule("GET", "/api/studies/{uid}/events", Role.VIEWER, "look"),
     Rule("GET", "/api/studies/{uid}/film.png", Role.VIEWER, "film"),
     Rule("GET", "/api/studies/{uid}/film.dcm", Role.VIEWER, "film"),
-    Rule("GET", "/api/changes", Role.VIEWER, "list"),
+    Rule("GET", "/api/changes", Role.VIEWER, "list", lasts=True),
     Rule("GET", "/api/opinions", Role.VIEWER),
     Rule("POST", "/api/studies/{uid}/start", Role.RADIOLOGIST, "start", speaks=True),
     Rule("POST", "/api/studies/{uid}/read", Role.RADIOLOGIST, "read"),

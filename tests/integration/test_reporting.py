@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from listening import stays_false, wait_for
 from sqlalchemy import Engine
-from wards import ALL, Ward, ward
+from wards import ALL, Ward, keys, ward
 
 from certificates import Papers
 from daemon import tls
@@ -35,6 +36,10 @@ T1 = "1.2.3.4.1"
 def site(engine: Engine, tmp_path: Path) -> Iterator[Ward]:
     with ward(engine, tmp_path) as made:
         yield made
+
+
+def progress(percent: str) -> dict[str, Any]:
+    return {"ProcedureStepProgressInformationSequence": [keys(ProcedureStepProgress=percent)]}
 
 
 @contextmanager
@@ -99,6 +104,33 @@ def test_who_performs_a_reading_is_asked_to_cancel_it_and_may_go_on(site: Ward) 
         assert wait_for(lambda: (ONE, "CANCELED") in watcher.told, 20)
     kinds = [event.kind for event in site.reading.history.of_study("1.2.1")]
     assert kinds.count(EventKind.CANCEL_ASKED) == 2
+
+
+def test_watchers_are_told_how_far_a_reading_is_until_it_ends(site: Ward) -> None:
+    watcher = Watcher()
+    with site.peer() as peer, watcher.listening(), reporting(site.subscriptions, watcher):
+        assert peer.watch(3, ONE, ReceivingAE="WATCHER", DeletionLock="FALSE") == 0
+        peer.change(ONE, "IN PROGRESS", T1)
+        assert peer.set(ONE, TransactionUID=T1, **progress("40")) == 0
+        assert wait_for(lambda: watcher.progress == [(ONE, "40")], 20)
+        assert peer.set(ONE, TransactionUID=T1, UnifiedProcedureStepPerformedProcedureSequence=[keys()]) == 0
+        assert peer.set(ONE, TransactionUID=T1, **progress("80")) == 0
+        assert wait_for(lambda: len(watcher.progress) == 2, 20)
+        assert watcher.progress[1] == (ONE, "80")
+        assert peer.change(ONE, "COMPLETED", T1) == 0
+        assert wait_for(lambda: (ONE, "COMPLETED") in watcher.told, 20)
+    assert watcher.told[-2:] == [(ONE, "IN PROGRESS"), (ONE, "COMPLETED")]
+
+
+def test_progress_of_a_reading_that_was_given_back_since_is_not_told(site: Ward) -> None:
+    site.subscriptions.subscribe("WATCHER", ALL)
+    with site.peer() as peer:
+        peer.change(ONE, "IN PROGRESS", T1)
+        assert peer.set(ONE, TransactionUID=T1, **progress("40")) == 0
+        peer.change(ONE, "CANCELED", T1)
+    batch = site.subscriptions.due("WATCHER")
+    assert batch is not None
+    assert not [notice for notice in batch.notices if notice.progress]
 
 
 def test_a_subscription_made_while_others_are_told_has_its_first_state_told_after_them(site: Ward) -> None:

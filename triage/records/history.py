@@ -62,10 +62,13 @@ class History:
         row: dict[str, Any] = {column.name: bindparam(column.name) for column in events.columns if column is not _ID}
         return insert(events).values(row | {"at": self._store.now()})
 
-    def rank(self, connection: Connection, study_instance_uid: str) -> int:
-        """Place of an open study; 0 if it is read or not held. Grows with the open studies, not with those read."""
-        found = connection.execute(text(count_up_to(self._store.clock, if_open=True)), {"uid": study_instance_uid})
-        return int(found.scalar_one())
+    def rank(self, connection: Connection, study_instance_uid: str, *, in_time: bool = False) -> int:
+        """Place of an open study; 0 if it is read or not held. Grows with the open studies, not with those read.
+
+        ``in_time``: the place that it would have if it were not overdue.
+        """
+        count = text(count_up_to(self._store.clock, if_open=True, in_time=in_time))
+        return int(connection.execute(count, {"uid": study_instance_uid}).scalar_one())
 
     def of_study(self, study_instance_uid: str) -> list[Event]:
         """From the first to the last, receipts of its instances included; at most the last 1,000 of either kind."""

@@ -35,8 +35,11 @@ class Sessions:
             connection.execute(insert(sessions).values(row | times))
         return secret
 
-    def find(self, secret: str) -> User | None:
-        """Whose session it is, with the role that the user has now. None if it has run out or the user is disabled."""
+    def find(self, secret: str, *, is_use: bool = True) -> User | None:
+        """Whose session it is, with the role that the user has now. None if it has run out or the user is disabled.
+
+        ``is_use``: somebody asks for something; else the session runs out as if nobody had looked.
+        """
         store, own = self.store, sessions.c.session_sha256 == digest(secret)
         is_old = (sessions.c.seen_at <= store.after(-_NOTED_EVERY_SECONDS)).label("is_old")
         query = select(users.c.user_name, users.c.role, users.c.issuer, is_old).join(
@@ -47,7 +50,7 @@ class Sessions:
             row = connection.execute(query.where(own & lives & ~users.c.disabled)).mappings().one_or_none()
         if row is None:
             return None
-        if row["is_old"]:
+        if row["is_old"] and is_use:
             with store.at_once() as connection:
                 connection.execute(update(sessions).where(own).values(seen_at=store.now()))
         return User(name=row["user_name"], role=Role(row["role"]), issuer=row["issuer"])

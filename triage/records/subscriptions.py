@@ -25,12 +25,15 @@ _SILENT = (EventKind.OPINION, EventKind.OPENED)
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """A UPS State Report; or UPS Cancel Requested, by ``asked_by``, for a ``reason`` that may be "" (PS3.4 CC.2.4)."""
+    """A UPS State Report; or UPS Cancel Requested, by ``asked_by``, for a ``reason`` that may be ""; or a UPS Progress
+    Report, of what has been said of the ``progress`` by now, in the DICOM JSON model (PS3.4 CC.2.4).
+    """
 
     workitem_uid: str
     state: StepState
     asked_by: str = ""
     reason: str = field(default="", repr=False)
+    progress: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,10 +214,11 @@ def _states(
     connection: Connection, wishes: _Wishes, happened: Sequence[RowMapping], came: Sequence[RowMapping]
 ) -> Iterator[Notice]:
     uids = {row["study_instance_uid"] for row in (*happened, *came)}
-    now = {
-        row["study_instance_uid"]: row
-        for row in connection.execute(select(studies).where(studies.c.study_instance_uid.in_(uids))).mappings()
-    }
+    said = workitems.c.workitem_uid == studies.c.workitem_uid
+    held = (
+        select(studies, workitems.c.progress).outerjoin(workitems, said).where(studies.c.study_instance_uid.in_(uids))
+    )
+    now = {row["study_instance_uid"]: row for row in connection.execute(held).mappings()}
     past = _past(connection, uids)
     # Without those erased since they were read.
     happened, came = ([row for row in rows if row["study_instance_uid"] in now] for rows in (happened, came))
@@ -244,8 +248,8 @@ def _of_event(
 ) -> Iterator[Notice]:
     """``is_last_word``: no later event tells the study's state, so that it is the one that it has now."""
     kind = EventKind(event["kind"])
-    if kind is EventKind.CANCEL_ASKED:
-        yield from _of_request(wishes, event, study, past)
+    if kind in (EventKind.CANCEL_ASKED, EventKind.PROGRESSED):
+        yield from _of_reading(wishes, event, study, past)
         return
     former = next((row["workitem_uid"] for row in past if row["last_event_id"] >= event["event_id"]), None)
     if former and kind in STATES_AFTER and wishes.include(former, study["received_at"]):
@@ -259,11 +263,14 @@ def _of_event(
         yield Notice(workitem_uid=study["workitem_uid"], state=STATES[Status(study["status"])])
 
 
-def _of_request(wishes: _Wishes, event: RowMapping, study: RowMapping, past: Sequence[RowMapping]) -> Iterator[Notice]:
-    """To cancel. Where the reading it was about has ended, there is nothing left to cancel."""
+def _of_reading(wishes: _Wishes, event: RowMapping, study: RowMapping, past: Sequence[RowMapping]) -> Iterator[Notice]:
+    """Somebody wants it cancelled, or its performer tells how far it is: nothing to tell where it has ended since."""
     uid = study["workitem_uid"]
     has_ended = study["status"] != Status.READING or any(row["last_event_id"] >= event["event_id"] for row in past)
-    if not has_ended and wishes.include(uid, study["waiting_since"]):
-        yield Notice(
-            workitem_uid=uid, state=StepState.IN_PROGRESS, asked_by=event["who"] or "unknown", reason=event["words"]
-        )
+    if has_ended or not wishes.include(uid, study["waiting_since"]):
+        return
+    if event["kind"] == EventKind.PROGRESSED:
+        yield Notice(workitem_uid=uid, state=StepState.IN_PROGRESS, progress=study["progress"] or "{}")
+    else:
+        asked_by = event["who"] or "unknown"
+        yield Notice(workitem_uid=uid, state=StepState.IN_PROGRESS, asked_by=asked_by, reason=event["words"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from triage.records.store import Store
 from triage.records.subscriptions import is_subscribed
 from triage.records.tables import instances, studies, workitems
 from triage.study import EventKind, Status
-from triage.workitem import STATES, StepState, Verdict, Workitem, cancel_verdict, verdict
+from triage.workitem import PROGRESS_INFORMATION, STATES, StepState, Verdict, Workitem, cancel_verdict, verdict
 
 # Databases take only so many parameters in a statement.
 _NAMED_AT_ONCE = 1000
@@ -169,6 +170,9 @@ class Workitems:
             if not transaction_uid or transaction_uid != row["transaction_uid"]:
                 return Verdict.WRONG_TRANSACTION
             note_progress(connection, row, progress)
+            if PROGRESS_INFORMATION in json.loads(progress):
+                who = row["reader"] or ""
+                self._reading.history.note(connection, row["study_instance_uid"], EventKind.PROGRESSED, who=who)
             if row["changed_while_reading"]:
                 reader, kept = row["reader"], row["transaction_uid"]
                 self._reading.set_status(connection, row, Status.READING, reader, transaction_uid=kept)
