@@ -9,15 +9,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
 
-from daemon.web.bodies import ClosingBody, OpinionBody, Opinions, PriorityBody, Requeued, Share, StudyEvents
+from daemon.web.bodies import ClosingBody, OpinionBody, Opinions, PriorityBody, Requeued, StudyEvents
 from daemon.web.filters import Filters
 from daemon.web.schemas import MaybeReaderName, ReaderName, Study, Uid, Worklist, failures
 from daemon.web.who import who
 from triage.errors import ConflictError
-from triage.proportion import wilson
 from triage.records.queue import Queue
 from triage.records.reading import Reading
-from triage.study import ClinicalPriority, Opinion, Status
+from triage.study import ClinicalPriority, Status
 
 _MaybeReader = Annotated[MaybeReaderName | None, Body()]
 _Closing = Annotated[ClosingBody | None, Body()]
@@ -102,13 +101,7 @@ class Api:
 
     def opinions(self) -> Opinions:
         """What readers think of the flags of this site, as far as they have said."""
-        said = self._reading.opinions()
-        agree, decided = said[Opinion.AGREE], said[Opinion.AGREE] + said[Opinion.DISAGREE]
-        counts = {opinion.value: count for opinion, count in said.items()}
-        if not decided:
-            return Opinions(**counts, ppv=None)
-        low, high = wilson(agree, decided)
-        return Opinions(**counts, ppv=Share(value=agree / decided, low=low, high=high))
+        return Opinions.of(self._reading.opinions())
 
     # -- what is changed -------------------------------------------------------------------------------------------
 

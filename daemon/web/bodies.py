@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from daemon.web.schemas import MaybeReaderName, Name
+from triage.proportion import wilson
 from triage.study import ClinicalPriority, EventKind, Opinion
 
 _PRIORITIES = [priority.name for priority in ClinicalPriority]
@@ -95,3 +97,13 @@ class Opinions(BaseModel):
         description="Share of those that agree: the local positive predictive value as readers see it, not a "
         "diagnosis. Null without opinions."
     )
+
+    @staticmethod
+    def of(said: Mapping[Opinion, int]) -> Opinions:
+        """From how often each was said."""
+        agree, decided = said[Opinion.AGREE], said[Opinion.AGREE] + said[Opinion.DISAGREE]
+        counts = {opinion.value: count for opinion, count in said.items()}
+        if not decided:
+            return Opinions(**counts, ppv=None)
+        low, high = wilson(agree, decided)
+        return Opinions(**counts, ppv=Share(value=agree / decided, low=low, high=high))

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 
 from daemon.web import page
+from daemon.web.bodies import Opinions
 from daemon.web.filters import Filters
 from daemon.web.forms import Form
 from daemon.web.health import Health
@@ -46,6 +47,7 @@ class Pages:
         router.add_api_route("/", self.worklist)
         router.add_api_route("/studies/{uid}", self.study)
         router.add_api_route("/studies/{uid}/{verb}", self.change, methods=["POST"])
+        router.add_api_route("/opinions", self.opinions)
         router.add_api_route("/reader", self.ask_reader)
         router.add_api_route("/reader", self.note_reader, methods=["POST"])
         return router
@@ -139,6 +141,10 @@ class Pages:
             can_start_again=is_open and study["reader"] == reader and verb == "read",
             can_release=is_open and study["reader"] != reader and verb == "release",
         )
+
+    def opinions(self) -> Response:
+        """How often readers agreed with the flags of this site."""
+        return html("opinions.html", said=Opinions.of(self.reading.opinions()), policy=self.queue.policy)
 
     def ask_reader(self, request: Request) -> Response:
         return html("reader.html", reader=who(request), reader_max=READER_MAX)

@@ -57,6 +57,7 @@ RULES = (
     # The pages.
     Rule("GET", "/", Role.VIEWER, "list"),
     Rule("GET", "/account", Role.VIEWER),
+    Rule("GET", "/opinions", Role.VIEWER),
     Rule("GET", "/reader", Role.VIEWER),
     Rule("POST", "/reader", Role.VIEWER),
     Rule("GET", "/studies/{uid}", Role.VIEWER, "look"),

@@ -185,6 +185,7 @@ def test_bodies_that_make_no_sense_are_refused_and_never_repeated(site: Site, no
 
 def test_opinions_are_counted_and_come_to_a_share_with_its_interval(site: Site) -> None:
     assert site.client.get("/api/opinions").json() == {"agree": 0, "disagree": 0, "unsure": 0, "ppv": None}
+    assert "No reader has agreed or disagreed" in site.client.get("/opinions").text
     for number, opinion in enumerate(["agree", "agree", "agree", "disagree", "unsure"]):
         uid = site.receive(number)
         site.analyse(Tier.LIKELY)
@@ -195,6 +196,11 @@ def test_opinions_are_counted_and_come_to_a_share_with_its_interval(site: Site) 
     assert summed["ppv"]["value"] == 0.75
     assert summed["ppv"]["low"] == pytest.approx(0.3006, abs=1e-4)
     assert summed["ppv"]["high"] == pytest.approx(0.9544, abs=1e-4)
+    page = site.client.get("/opinions").text
+    assert "<b>3</b> of 4 flagged studies" in page
+    assert "<b>75 %</b> (95 % interval 30 to 95 %)" in page
+    assert "Of 1 more they were unsure" in page
+    assert 'href="/opinions"' in site.client.get("/").text
 
 
 def test_there_is_no_opinion_on_what_was_not_analysed(site: Site) -> None:
