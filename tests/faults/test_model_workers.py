@@ -142,8 +142,9 @@ def test_a_worker_is_as_large_after_hundreds_of_films_as_after_the_first_ones(
         sizes.append(sum(size(process) for process in (worker, *worker.children(recursive=True))))
         again(daemon)
     wait_for(lambda: not daemon.rows(OPEN), 240)
-    grown = sizes[-1] - sizes[2]  # the first rounds fill the libraries' own stores
-    assert grown < 24 * 2**20, f"{grown / 2**20 / 7 / len(films):.3f} MiB a film: {[it >> 20 for it in sizes]}"
+    # The first rounds fill the libraries' own stores; a child may hold a film more when it is looked at.
+    grown = min(sizes[7:]) - min(sizes[2:5])
+    assert grown < 16 * 2**20, f"{grown / 2**20 / 5 / len(films):.3f} MiB a film: {[it >> 20 for it in sizes]}"
 
 
 def size(process: psutil.Process) -> int:
