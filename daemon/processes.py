@@ -78,6 +78,7 @@ def receive() -> None:
 
     if house.outage:
         house.outage.start()
+    lifecycle.settle()
     try:
         listener.start()
     except OSError as error:

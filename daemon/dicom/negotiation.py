@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -111,10 +112,16 @@ def contexts_for(proposed: Iterable[PresentationContext], answered: Collection[s
         if each.abstract_syntax:
             wanted.setdefault(str(each.abstract_syntax), set()).update(each.transfer_syntax)
     return [
-        build_context(uid, _ours(syntaxes, PLAIN_SYNTAXES if uid in answered else TRANSFER_SYNTAXES))
+        _context(uid, tuple(_ours(syntaxes, PLAIN_SYNTAXES if uid in answered else TRANSFER_SYNTAXES)))
         for uid, syntaxes in wanted.items()
         if uid in answered or uid == VERIFICATION or is_storage(uid)
     ]
+
+
+@lru_cache(maxsize=512)
+def _context(uid: str, syntaxes: tuple[str, ...]) -> PresentationContext:
+    """What we support is looked at by a negotiation, never changed."""
+    return build_context(uid, list(syntaxes))
 
 
 def _ours(proposed: Collection[str], supported: tuple[str, ...]) -> list[str]:

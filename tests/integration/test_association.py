@@ -16,6 +16,7 @@ import pytest
 from listening import (
     CR,
     CT,
+    associate_rq,
     established,
     instance,
     listening,
@@ -34,7 +35,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLosslessSV1,
 )
-from pynetdicom import _config, acse, association, dul, fsm, timer, transport
+from pynetdicom import _config, acse, association, dul, fsm, pdu, timer, transport
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
 
@@ -47,6 +48,7 @@ from daemon.dicom.negotiation import (
     Rules,
     usable_uid,
 )
+from daemon.dicom.reactor import _request
 
 pytestmark = pytest.mark.timeout(60)
 SR = "1.2.840.10008.5.1.4.1.1.88.33"
@@ -308,8 +310,9 @@ def test_port_in_use_is_an_error_at_the_start() -> None:
 FIT: dict[Any, list[str]] = {
     acse.ACSE: ["negotiate_association", "send_reject"],
     association.Association: ["_run_reactor", "run_reactor", "kill", "set_socket"],
-    dul.DULServiceProvider: ["run_reactor", "_read_pdu_data", "_is_transport_event", "kill_dul"],
+    dul.DULServiceProvider: ["run_reactor", "_read_pdu_data", "_decode_pdu", "_is_transport_event", "kill_dul"],
     fsm.StateMachine: ["do_action"],
+    pdu.A_ASSOCIATE_RQ: ["decode", "to_primitive"],
     timer.Timer: ["start", "stop", "restart", "expired", "remaining", "timeout"],
     transport.AssociationSocket: ["ready", "recv", "send", "close", "_shutdown_socket", "event_queue"],
     transport.RequestHandler: ["handle", "local", "remote", "ae"],
@@ -331,7 +334,22 @@ def test_pynetdicom_still_keeps_its_state_where_we_read_it() -> None:
     names = {"artim_timer", "_run_loop_delay", "_kill_thread", "state_machine", "to_user_queue"}
     assert names <= vars(stock.dul).keys()
     assert ("Evt7", "Sta3") in fsm.TRANSITION_TABLE
+    assert dul._PDU_TYPES[b"\1"] == (pdu.A_ASSOCIATE_RQ, "Evt6")
     assert {"_start_time", "_end_time"} <= vars(timer.Timer(1)).keys()
+
+
+def test_a_proposal_that_comes_again_is_taken_apart_once() -> None:
+    proposed = associate_rq()
+    _request.cache_clear()
+    with listening() as site:
+        for _ in range(3):
+            with established(site.connect(), proposed) as peer:
+                peer.sendall(p_data(3, store_rq()) + p_data(2, bytes(8)))
+                assert status_of(read_pdu(peer)[1]) == 0
+    assert (_request.cache_info().misses, _request.cache_info().hits) == (1, 2)
+    first, second = _request(proposed).to_primitive(), _request(proposed).to_primitive()
+    first.result = 1
+    assert second.result is None
 
 
 def test_several_listeners_share_a_port_if_they_say_so() -> None:
