@@ -8,6 +8,7 @@ film only after a sound one: a birth costs more than a look.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import io
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from daemon.confinement import Refused, give_up_rights, leave_network, prctl
+from triage import policy
 from triage.card import Preprocessing
 from triage.errors import NotAnalysed, Reason
 from triage.study import Header, PixelImage
@@ -51,6 +53,9 @@ MOST_REPORT_BYTES = 64 * 1024
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OPEN_FILES = 16
 _NOT_YET_SECONDS = 0.02
+_USUAL_BYTES = 64 * 2**20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LIBC = ctypes.CDLL(None)
 _CODECS = ("JPEG8", "JPEGLS", "JPEG2K", "HTJ2K", "DICOMRLE")
 
 
@@ -96,6 +101,7 @@ def warm_up() -> None:
     """What each child would otherwise do again. Libraries may put values into warnings: none is written."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
+    pickle.loads(pickle.dumps(policy.gate))  # noqa: S301 - its module: the usual gate is found there
     for name in _CODECS:
         getattr(imagecodecs, name).available  # noqa: B018 - looking loads it
     _look_at_a_wedge()
@@ -103,15 +109,21 @@ def warm_up() -> None:
     gc.freeze()
 
 
-def _look_at_a_wedge() -> None:
+def _look_at_a_wedge(side: int = 256) -> None:
     """The first film through the libraries costs 40 ms more than the next: tables, late imports."""
-    side = 256
     wedge = Dataset()
     wedge.Rows = wedge.Columns = side
     wedge.SamplesPerPixel, wedge.PixelRepresentation, wedge.PhotometricInterpretation = 1, 0, "MONOCHROME2"
     wedge.BitsAllocated, wedge.BitsStored, wedge.HighBit = 16, 16, 15
-    wedge.PixelData = np.arange(side**2, dtype="<u2").tobytes()
+    wedge.PixelData = np.tile(np.arange(0, 2**16, 2**16 // side, dtype="<u2"), side).tobytes()
     prepare(read_pixels(wedge), Preprocessing(size_px=224, stretch_percentiles=(1.0, 99.0), mean=0.5, std=0.25))
+
+
+def _take_memory() -> None:
+    """While nobody waits what a look will touch becomes this process's own, and what is freed stays so (mallopt(3))."""
+    for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+        _LIBC.mallopt(parameter, 2**30)
+    np.ones(_USUAL_BYTES, dtype=np.uint8)
 
 
 def _bury(child: int) -> None:
@@ -143,7 +155,8 @@ def _live(line: socket.socket, nursery: int, refused: Refused) -> None:
     refused |= give_up_rights()
     line.sendall(bytes((ALIVE[0] | refused << REFUSED_SHIFT,)))
     if not select.select([line], [], [], _NOT_YET_SECONDS)[0]:
-        _look_at_a_wedge()  # while nobody waits: the memory that a look touches becomes this process's own
+        _take_memory()
+        _look_at_a_wedge()
     with line.makefile("rb") as incoming:
         while length := incoming.read(LENGTH.size):
             report, pixels = _answer(incoming.read(*LENGTH.unpack(length)))
