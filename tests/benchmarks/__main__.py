@@ -5,7 +5,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.benchmarks import claims, decode, growth, latency, nation, network, orders, queue, receive, road, viewers
+from tests.benchmarks import (
+    claims,
+    decode,
+    figures,
+    growth,
+    latency,
+    nation,
+    network,
+    orders,
+    profiles,
+    queue,
+    receive,
+    road,
+    viewers,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEASUREMENTS = {
@@ -20,6 +34,7 @@ MEASUREMENTS = {
     "growth": growth.measure,
     "nation": nation.measure,
     "orders": orders.measure,
+    "profiles": profiles.measure,
 }
 
 
@@ -29,8 +44,13 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no such measurement: {', '.join(unknown)}; there are: {', '.join(MEASUREMENTS)}", file=sys.stderr)  # noqa: T201
         return 2
-    met = [MEASUREMENTS[name](ROOT / "build" / "bench.json") for name in names or MEASUREMENTS]
-    return 0 if all(met) else 1
+    found: dict[str, list[figures.Figure]] = {}
+    try:
+        for name in names or MEASUREMENTS:
+            found[name] = MEASUREMENTS[name](ROOT / "build" / "bench.json")
+    finally:
+        figures.show(found)
+    return int(any(row.met is False for rows in found.values() for row in rows))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import make_url, text
 
 from tests.benchmarks import figures
@@ -34,11 +32,9 @@ PEER = "pgbench -N"
 NAME = "triage_claims"
 
 
-def measure(out: Path) -> bool:
-    """Whether the goal was met."""
+def measure(out: Path) -> list[figures.Figure]:
     if shutil.which("pgbench") is None:
-        print("claims: needs pgbench (apt-get install postgresql)", file=sys.stderr)  # noqa: T201
-        return False
+        return figures.missing(["pgbench"], ["postgresql"])
     with ExitStack() as stack:
         url = stack.enter_context(database())
         workers = [stack.enter_context(claimer(url)) for _ in range(CLIENTS)]
@@ -50,10 +46,19 @@ def measure(out: Path) -> bool:
             rates.setdefault(PEER, []).append(pgbench(url))
             for most in BATCHES:
                 rates.setdefault(f"claimed {most} at a time", []).append(claimed(workers, most))
-    rows = table(rates)
-    show(rows)
-    figures.keep(out, "claims", {"rows": rows, "a_second": rates, "clients": CLIENTS})
-    return bool(rows[-1]["met"])
+    peer = PEER, statistics.median(rates.pop(PEER))
+    rows = [
+        figures.by_ratio(
+            f"{name}, {CLIENTS} workers",
+            statistics.median(each),
+            "/s",
+            peer,
+            least=GOAL if name.startswith(f"claimed {BATCHES[-1]} ") else None,
+        )
+        for name, each in rates.items()
+    ]
+    figures.keep(out, "claims", rows, {"a_second": rates, "clients": CLIENTS})
+    return rows
 
 
 @contextmanager
@@ -124,26 +129,3 @@ def pgbench(url: str) -> float:
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     (tps,) = [line.split()[2] for line in said.splitlines() if line.startswith("tps")]
     return float(tps)
-
-
-def table(rates: dict[str, list[float]]) -> list[dict[str, object]]:
-    peer = statistics.median(rates[PEER])
-    rows = []
-    for name, found in rates.items():
-        ratio = statistics.median(found) / peer
-        goal = GOAL if name.startswith(f"claimed {BATCHES[-1]} ") else None
-        row = {"figure": name, "a_second": statistics.median(found), "peer": peer, "ratio": ratio, "goal": goal}
-        rows.append({**row, "met": goal is None or ratio >= goal})
-    return rows
-
-
-def show(rows: list[dict[str, object]]) -> None:
-    shown = Table(title=f"Claims with their completions, {CLIENTS} workers, median of {ROUNDS} rounds of {SECONDS} s")
-    for column in ("figure", "a second", PEER, "ratio", "goal", "verdict"):
-        shown.add_column(column, justify="left" if column == "figure" else "right")
-    for row in rows:
-        goal = f">= {row['goal']}" if row["goal"] else ""
-        verdict = ("met" if row["met"] else "missed") if row["goal"] else ""
-        figures_of = (f"{row['a_second']:.0f}", f"{row['peer']:.0f}", f"{row['ratio']:.2f}")
-        shown.add_row(str(row["figure"]), *figures_of, goal, verdict)
-    Console().print(shown)

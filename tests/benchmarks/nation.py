@@ -53,14 +53,16 @@ class Site:
     costs: Costs
 
 
-def measure(out: Path) -> bool:
-    """Whether the network as planned keeps its goal, the outage included."""
+def measure(out: Path) -> list[figures.Figure]:
+    """The network as planned, and more; the outage included."""
     site = Site(cores=2, costs=measured(out))
     rows = [simulated(site, load) for load in (1.0, 2.0, 4.0, 8.0, 16.0)]
     rows.append(simulated(site, 1.0, outage=OUTAGE_HOURS))
     show(rows, site)
-    figures.keep(out, "nation", {"costs": vars(site.costs), "rows": rows})
-    return bool(rows[0]["p95"] <= GOAL_P95_SECONDS)
+    what = f"stored to ranked, {SITES} sites, {PEAK_A_SECOND:g} films a second at the peak, p95"
+    told = [figures.by_limit(what, rows[0]["p95"], "s", GOAL_P95_SECONDS)]
+    figures.keep(out, "nation", told, {"costs": vars(site.costs), "loads": rows})
+    return told
 
 
 def measured(out: Path) -> Costs:

@@ -25,13 +25,15 @@ from triage.vision.classifier import Classifier, load_classifier, set_threads
 
 BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 16, 64, 256)}
 ROUNDS = 15
+GOAL_THREADS, GOAL_ONE_MS, GOAL_A_SECOND = 2, 15.0, 150.0
 SQUARE = 1024
 SERVED, ALONE, PEER, PRODUCT = "film to probabilities", "classification network alone", "onnxruntime", "matrix product"
 Rates = dict[str, dict[int, float]]  # way, batch, seconds a film
 
 
-def measure(out: Path) -> bool:
-    """No goal: figures only."""
+def measure(out: Path) -> list[figures.Figure]:
+    """The goals are for two cores, so for two threads."""
+    rows: list[figures.Figure] = []
     for device in devices():
         classifier = loaded(device)
         side, operations = side_px(classifier), operations_of(classifier)
@@ -39,8 +41,28 @@ def measure(out: Path) -> bool:
         (product,) = seconds.pop(PRODUCT).values()
         floor = operations / (2 * SQUARE**3 / product)
         show(device, side, seconds, floor)
-        figures.keep(out, f"network_{device}", {"side_px": side, "seconds_a_film": seconds, "floor_seconds": floor})
-    return True
+        told = judged(device, seconds)
+        figures.keep(
+            out, f"network_{device}", told, {"side_px": side, "seconds_a_film": seconds, "floor_seconds": floor}
+        )
+        rows += told
+    return rows
+
+
+def judged(device: str, seconds: Rates) -> list[figures.Figure]:
+    words = f"{device}, {figures.threads()} threads"
+    one, best = 1000 * seconds[SERVED][1], 1 / min(seconds[SERVED].values())
+    alone, peer = (1 / min(seconds[name].values()) for name in (ALONE, PEER))
+    has_goal = device == "cpu" and figures.threads() == GOAL_THREADS
+    goals = (f"<= {GOAL_ONE_MS:g} ms", f">= {GOAL_A_SECOND:g} /s") if has_goal else ("", "")
+    met = (one <= GOAL_ONE_MS, best >= GOAL_A_SECOND) if has_goal else (None, None)
+    return [
+        figures.Figure(what=f"{SERVED}, one, {words}", ours=f"{figures.spoken(one)} ms", goal=goals[0], met=met[0]),
+        figures.Figure(
+            what=f"{SERVED}, best batch, {words}", ours=f"{figures.spoken(best)} /s", goal=goals[1], met=met[1]
+        ),
+        figures.by_ratio(f"{ALONE}, best batch, {words}", alone, "/s", (PEER, peer)),
+    ]
 
 
 def devices() -> list[str]:

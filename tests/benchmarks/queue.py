@@ -12,8 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import text
 
 from daemon.environment import read_settings
@@ -28,8 +26,8 @@ AGAIN = """UPDATE jobs SET state = 'queued', attempts = 0, reason = NULL, worker
     lease_until = NULL, finished_at = NULL"""
 
 
-def measure(out: Path) -> bool:
-    """Whether side by side and together is at least as fast."""
+def measure(out: Path) -> list[figures.Figure]:
+    """Side by side and together is at least as fast."""
     shipped = read_settings()[0]
     kinds = {"one at a time": {"decoders": 1, "batch_max": 1}, "batched": {"decoders": 0, "batch_max": 16}}
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -43,10 +41,12 @@ def measure(out: Path) -> bool:
                 lines = worked_off(daemon)
                 rates[kind].append(rate(lines))
                 sizes[kind] = statistics.fmean(line["batch"] for line in lines)
-    show(rates, sizes)
+    what = f"a backlog of {FILMS} films of {SIDE} x {SIDE}, {sizes['batched']:.1f} a pass"
+    slow = "one at a time", max(rates["one at a time"])
+    rows = [figures.by_ratio(what, max(rates["batched"]), "/s", slow, least=1.0)]
     found = {"films": FILMS, "side_px": SIDE, "films_a_second": rates, "mean_batch": sizes}
-    figures.keep(out, "queue", found)
-    return max(rates["batched"]) >= max(rates["one at a time"])
+    figures.keep(out, "queue", rows, found)
+    return rows
 
 
 def queue_films(daemon: Daemon) -> None:
@@ -75,14 +75,3 @@ def worked_off(daemon: Daemon) -> list[dict[str, object]]:
 def rate(lines: list[dict[str, object]]) -> float:
     times = sorted(datetime.fromisoformat(str(line["timestamp"])).timestamp() for line in lines)
     return (FILMS - 1) / (times[-1] - times[0])
-
-
-def show(rates: dict[str, list[float]], sizes: dict[str, float]) -> None:
-    table = Table(title=f"A backlog of {FILMS} films of {SIDE} x {SIDE}, 16 bits, uncompressed")
-    for column in ("", "films/s", "films a pass", "ratio"):
-        table.add_column(column, justify="left" if not column else "right")
-    slow = statistics.median(rates["one at a time"])
-    for kind, found in rates.items():
-        median = statistics.median(found)
-        table.add_row(kind, f"{median:.1f}", f"{sizes[kind]:.1f}", f"{median / slow:.2f}")
-    Console().print(table)

@@ -26,7 +26,6 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from tests import synthetic
 from tests.acceptance.running import free_port, running, wait_for
@@ -88,14 +87,12 @@ class Film:
                 file.write(uid)
 
 
-def measure(out: Path) -> bool:
-    """Whether every goal was met."""
+def measure(out: Path) -> list[figures.Figure]:
     missing = [
         name for name, found in (("dcmtk", shutil.which("storescu")), ("orthanc", orthanc_program())) if not found
     ]
     if missing:
-        print(f"receive: needs {' and '.join(missing)} (apt-get install {' '.join(missing)})", file=sys.stderr)  # noqa: T201
-        return False
+        return figures.missing(missing, missing)
     with tempfile.TemporaryDirectory() as home, ExitStack() as stack:
         kinds = {"ours": ours, "Orthanc": orthanc, "storescp": storescp}
         receivers = {name: stack.enter_context(start(Path(home) / name)) for name, start in kinds.items()}
@@ -104,9 +101,8 @@ def measure(out: Path) -> bool:
         stock = stack.enter_context(stock_pynetdicom())
         idle = {"ours": silent_cost(receivers["ours"]), "stock pynetdicom": silent_cost(stock)}
     rows = [*rate_rows(rates), *other_rows(nagle, idle, memory)]
-    show(rows)
-    figures.keep(out, "receive", {"rows": rows, "instances_a_second": rates, "memory_mb": memory})
-    return all(row["met"] for row in rows)
+    figures.keep(out, "receive", rows, {"instances_a_second": rates, "memory_mb": memory})
+    return rows
 
 
 # -- receivers ---------------------------------------------------------------------------------------------------------
@@ -242,62 +238,22 @@ def silent_cost(receiver: Receiver) -> float:
 # -- what comes out ----------------------------------------------------------------------------------------------------
 
 
-def rate_rows(rates: dict[str, dict[str, float]]) -> list[dict[str, object]]:
+def rate_rows(rates: dict[str, dict[str, float]]) -> list[figures.Figure]:
     rows = []
     for (size, associations), goals in GOALS.items():
         cell = rates[f"{size}, {associations}"]
-        for peer in ("Orthanc", "storescp"):
-            goal = goals.get(peer)
-            ratio = cell["ours"] / cell[peer]
-            rows.append(
-                row(
-                    f"{size}, {associations} associations",
-                    f"{cell['ours']:.0f}/s",
-                    f"{peer} {cell[peer]:.0f}/s",
-                    ratio,
-                    goal,
-                )
-            )
+        what = f"{size}, {associations} association{'s' if associations > 1 else ''}"
+        rows += [
+            figures.by_ratio(what, cell["ours"], "/s", (peer, cell[peer]), least=goals.get(peer))
+            for peer in ("Orthanc", "storescp")
+        ]
     return rows
 
 
-def other_rows(nagle: dict[str, float], idle: dict[str, float], memory: list[float]) -> list[dict[str, object]]:
-    ratio = nagle["on"] / nagle["off"]
+def other_rows(nagle: dict[str, float], idle: dict[str, float], memory: list[float]) -> list[figures.Figure]:
+    silent = "stock pynetdicom", idle["stock pynetdicom"]
     return [
-        row("50 kB, sender with Nagle on", f"{nagle['on']:.0f}/s", f"off {nagle['off']:.0f}/s", ratio, NAGLE_GOAL),
-        most(
-            f"{SILENT} silent associations", idle["ours"], idle["stock pynetdicom"], IDLE_GOAL_PER_CENT, "% of a core"
-        ),
-        most("memory of the receiver, last round", memory[-1], memory[0], MEMORY_GOAL_MB, "MB"),
+        figures.by_ratio("50 kB, sender with Nagle on", nagle["on"], "/s", ("off", nagle["off"]), least=NAGLE_GOAL),
+        figures.by_limit(f"{SILENT} silent associations", idle["ours"], "% of a core", IDLE_GOAL_PER_CENT, silent),
+        figures.by_limit("memory, last round", memory[-1], "MB", MEMORY_GOAL_MB, ("first round", memory[0])),
     ]
-
-
-def row(what: str, ours: str, peer: str, ratio: float, goal: float | None) -> dict[str, object]:
-    return {
-        "what": what,
-        "ours": ours,
-        "peer": peer,
-        "ratio": ratio,
-        "goal": goal,
-        "met": goal is None or ratio >= goal,
-    }
-
-
-def most(what: str, found: float, peer: float, goal: float, unit: str) -> dict[str, object]:
-    named = "first round" if unit == "MB" else "stock pynetdicom"
-    told = {"what": what, "ours": f"{found:.1f} {unit}", "peer": f"{named} {peer:.1f}", "ratio": found / peer}
-    return told | {"goal": f"<= {goal:g} {unit}", "met": found <= goal}
-
-
-def show(rows: list[dict[str, object]]) -> None:
-    table = Table(title="C-STORE, durable, by dcmtk's storescu (median of 5 turns)")
-    for column in ("", "ours", "peer", "ratio", "goal", ""):
-        table.add_column(column, justify="left" if not column else "right")
-    for each in rows:
-        goal = each["goal"]
-        words = "" if goal is None else goal if isinstance(goal, str) else f">= {goal:g}"
-        verdict = "" if goal is None else "met" if each["met"] else "MISSED"
-        table.add_row(
-            str(each["what"]), str(each["ours"]), str(each["peer"]), f"{each['ratio']:.2f}", str(words), verdict
-        )
-    Console().print(table)

@@ -23,8 +23,6 @@ from typing import Any
 
 import numpy as np
 from pydicom.filewriter import dcmwrite
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import text
 
 from daemon.environment import read_settings
@@ -68,8 +66,8 @@ WAYS = (
 ONE_CORE, TWO_CORES = WAYS[-2], WAYS[-1]
 
 
-def measure(out: Path) -> bool:
-    """Whether the goals were met. Made for two cores."""
+def measure(out: Path) -> list[figures.Figure]:
+    """Made for two cores."""
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as home, ExitStack() as stack:
         houses = {name: stack.enter_context(house(name, Path(home) / name)) for name in ("SQLite", "PostgreSQL")}
@@ -78,10 +76,9 @@ def measure(out: Path) -> bool:
             rates.setdefault("alone, one core", []).append(alone((0,)))
             for way in WAYS:
                 rates.setdefault(way.words, []).append(worked_off(houses[way.database], way))
-    rows = table(rates)
-    show(rows)
-    figures.keep(out, "road", {"films": FILMS, "films_a_second": rates, "rows": rows})
-    return all(row["met"] for row in rows if row["goal"])
+    rows = judged(rates)
+    figures.keep(out, "road", rows, {"films": FILMS, "films_a_second": rates})
+    return rows
 
 
 @contextmanager
@@ -165,31 +162,12 @@ def film_file() -> bytes:
     return file.getvalue()
 
 
-def table(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
+def judged(rates: dict[str, list[float]]) -> list[figures.Figure]:
     median = {name: statistics.median(found) for name, found in rates.items()}
-    rows = [row(name, median[name], peer="", against=None, goal=None) for name in median if name.startswith("alone")]
+    rows = []
     for way in WAYS:
-        peer = "alone, one core" if way == ONE_CORE else "alone, two cores"
-        rows.append(row(way.words, median[way.words], peer=peer, against=median[peer], goal=GOAL_SHARE))
-    second = ONE_CORE.words
-    rows.append(
-        row(TWO_CORES.words, median[TWO_CORES.words], peer=second, against=median[second], goal=GOAL_SECOND_WORKER)
-    )
-    return rows
-
-
-def row(name: str, rate: float, *, peer: str, against: float | None, goal: float | None) -> dict[str, Any]:
-    ratio = rate / against if against else None
-    met = ratio is not None and goal is not None and ratio >= goal
-    return {"name": name, "a_second": rate, "peer": peer, "ratio": ratio, "goal": goal, "met": met}
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    shown = Table(title=f"A backlog of {FILMS} films of 2048 x 2048, uncompressed")
-    for column in ("", "films/s", "peer", "ratio", "goal", "verdict"):
-        shown.add_column(column, justify="right" if column in {"films/s", "ratio", "goal"} else "left")
-    for each in rows:
-        ratio, goal = (f"{each[name]:.2f}" if each[name] else "" for name in ("ratio", "goal"))
-        verdict = ("met" if each["met"] else "MISSED") if each["goal"] else ""
-        shown.add_row(each["name"], f"{each['a_second']:.1f}", each["peer"], ratio, goal, verdict)
-    Console().print(shown)
+        alone = "alone, one core" if way == ONE_CORE else "alone, two cores"
+        rows.append(figures.by_ratio(way.words, median[way.words], "/s", (alone, median[alone]), least=GOAL_SHARE))
+    second = median[TWO_CORES.words]
+    first = ONE_CORE.words, median[ONE_CORE.words]
+    return [*rows, figures.by_ratio(TWO_CORES.words, second, "/s", first, least=GOAL_SECOND_WORKER)]
