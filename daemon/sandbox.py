@@ -120,9 +120,9 @@ def _look_at_a_wedge(side: int = 256) -> None:
 
 
 def _take_memory() -> None:
-    """While nobody waits what a look will touch becomes this process's own, and what is freed stays so (mallopt(3))."""
+    """What a look will touch becomes this process's own while nobody waits, and stays so when freed (mallopt(3))."""
     for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-        _LIBC.mallopt(parameter, 2**30)
+        _LIBC.mallopt(parameter, 2 * _USUAL_BYTES)
     np.ones(_USUAL_BYTES, dtype=np.uint8)
 
 

@@ -51,6 +51,13 @@ class EventKind(StrEnum):
     PROGRESSED = "progressed"
     OPINION = "opinion"
     CANCEL_ASKED = "cancel_asked"
+    # What a later version has written and this one, put back, does not know.
+    OTHER = "other"
+
+    @classmethod
+    def _missing_(cls, value: object) -> EventKind:
+        del value
+        return cls.OTHER
 
 
 class Opinion(StrEnum):

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 _A_ASSOCIATE_RQ = 1
 # storescu proposes 128 contexts in 10 kB.
-_USUAL_BYTES_MAX = 32 * 1024
+_USUAL_BYTES_MAX = 16 * 1024
+# How its item begins (PS3.7 D.3.3.7): nobody's password is remembered.
+_USER_IDENTITY = b"\x58\0"
 # PS3.8 table 9-3: association established and ready for data transfer.
 ESTABLISHED = "Sta6"
 
@@ -119,7 +121,8 @@ class GuardedDUL(DULServiceProvider):
 
     def _decode_pdu(self, bytestream: bytearray) -> Any:  # noqa: ANN401 - a PDU and its event
         """A hundred proposals take 5 ms: of those that are usual, at most once."""
-        if bytestream[0] == _A_ASSOCIATE_RQ and len(bytestream) <= _USUAL_BYTES_MAX:
+        is_usual = len(bytestream) <= _USUAL_BYTES_MAX and _USER_IDENTITY not in bytestream
+        if bytestream[0] == _A_ASSOCIATE_RQ and is_usual:
             return _request(bytes(bytestream)), "Evt6"
         return super()._decode_pdu(bytestream)
 

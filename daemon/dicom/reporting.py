@@ -65,11 +65,18 @@ class Reporter:
         while not self._ending.wait(_LOOK_SECONDS):
             try:
                 for ae_title in self.subscriptions.subscribed():
-                    self.tell(ae_title)
+                    self._try_to_tell(ae_title)
             except DatabaseError as error:
                 log().error("database_unavailable", **describe(error))
-            except Exception as error:  # noqa: BLE001 - one that cannot be told must not keep the others from it
-                log().error("reporting_failed", **describe(error))
+
+    def _try_to_tell(self, ae_title: str) -> None:
+        """One that cannot be told must not keep the others from it."""
+        try:
+            self.tell(ae_title)
+        except DatabaseError:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            log().error("reporting_failed", **describe(error))
 
     def tell(self, ae_title: str) -> None:
         """All that is due, unless it has just been found to be away."""

@@ -29,6 +29,7 @@ _ALWAYS = frozenset({"SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID"})
 # Action Type IDs, PS3.4 table CC.2-1.
 CHANGE_STATE, REQUEST_CANCEL, SUBSCRIBE, UNSUBSCRIBE, SUSPEND = 1, 2, 3, 4, 5
 # PS3.7 annex C; PS3.4 tables CC.2.3-3 and CC.2.6-2.
+INVALID_ATTRIBUTE_VALUE = 0x0106
 INVALID_ARGUMENT = 0x0115
 NO_SUCH_ACTION = 0x0123
 RESOURCE_LIMITATION = 0x0213
@@ -101,7 +102,11 @@ class Ups:
     def set(self, question: Question) -> Iterator[Reply]:
         """Only what performers may say is taken; that anything else was left is said in the status."""
         asked = question.data_set
-        said = progress(asked)
+        try:
+            said = progress(asked)
+        except ValueError:
+            yield Reply(status=INVALID_ATTRIBUTE_VALUE, comment="a value of the progress is none")
+            return
         if len(said) > PROGRESS_CHARACTERS_MAX:
             yield Reply(status=RESOURCE_LIMITATION, comment="too much is said of the progress")
             return

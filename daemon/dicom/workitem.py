@@ -16,6 +16,8 @@ from typing import Any
 
 from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_VR
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag, Tag
 
@@ -30,6 +32,10 @@ CHARACTER_SET = "ISO_IR 192"
 PROGRESS = ("ProcedureStepProgressInformationSequence", "UnifiedProcedureStepPerformedProcedureSequence")
 SEQUENCES = ("ScheduledWorkitemCodeSequence", "InputInformationSequence", "ReferencedRequestSequence", *PROGRESS)
 PROGRESS_CHARACTERS_MAX = 64 * 1024
+_REPORTED = (
+    "ProcedureStepProgress", "ProcedureStepProgressDescription", "ProcedureStepProgressParametersSequence",
+    "ProcedureStepCommunicationsURISequence",
+)  # fmt: skip
 _INTERPRETATION = ("110005", "DCM", "Interpretation")
 _TEXT_MAX = {"LO": 64, "SH": 16, "CS": 16, "ST": 1024}
 _DATE = re.compile(r"[0-9]{8}")
@@ -137,7 +143,7 @@ def event_information(notice: Notice) -> Dataset:
     """Of a UPS State Report, UPS Cancel Requested or UPS Progress Report (PS3.4 table CC.2.4-1)."""
     made = Dataset()
     if notice.progress:
-        put(made, PROGRESS[0], list(Dataset.from_json(notice.progress).get(PROGRESS[0], [])))
+        put(made, PROGRESS[0], [_reported(item) for item in Dataset.from_json(notice.progress).get(PROGRESS[0], [])])
         put(made, "SpecificCharacterSet", CHARACTER_SET)
         return made
     if notice.asked_by:
@@ -149,6 +155,15 @@ def event_information(notice: Notice) -> Dataset:
         return made
     put(made, "InputReadinessState", "READY")
     put(made, "ProcedureStepState", notice.state)
+    return made
+
+
+def _reported(item: Dataset) -> Dataset:
+    """What the table names: subscribers are sent nothing else that a performer may have said."""
+    made = Dataset()
+    for keyword in _REPORTED:
+        if keyword in item:
+            made[keyword] = item[keyword]
     return made
 
 
@@ -235,9 +250,26 @@ def _said(workitem: Workitem) -> dict[str, list[Dataset]]:
 
 
 def progress(asked: Dataset) -> str:
-    """What is said now, as JSON, to be put over what was said before; of what is ours to say nothing."""
+    """What is said now, as JSON, to be put over what was said before; of what is ours to say nothing.
+
+    Raise ValueError for what could not be told to anybody else: JSON and DICOM do not hold the same.
+    """
     said = Dataset()
     for keyword in PROGRESS:
         if keyword in asked:
             said[keyword] = asked[keyword]
-    return json.dumps(said.to_json_dict(), separators=(",", ":"))
+    try:
+        text = json.dumps(said.to_json_dict(), separators=(",", ":"), allow_nan=False)
+        told = Dataset.from_json(text)
+        put(told, "SpecificCharacterSet", CHARACTER_SET)
+        for is_implicit in (True, False):
+            write_dataset(_sink(is_implicit=is_implicit), told)
+    except Exception as error:  # each kind of value is refused in pydicom's own way
+        raise ValueError("a value does not fit its representation") from error
+    return text
+
+
+def _sink(*, is_implicit: bool) -> DicomBytesIO:
+    sink = DicomBytesIO()
+    sink.is_little_endian, sink.is_implicit_VR = True, is_implicit
+    return sink

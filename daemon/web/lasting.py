@@ -9,8 +9,6 @@ from contextlib import suppress
 from starlette.concurrency import run_in_threadpool
 
 from daemon.telemetry import describe, log
-from triage.errors import BusyError
-from triage.records.store import DatabaseError
 
 _ASK_SECONDS = 30.0
 
@@ -23,7 +21,7 @@ async def run_while(may: Callable[[], bool], running: Awaitable[None]) -> bool:
     task = asyncio.ensure_future(running)
     try:
         while not (await asyncio.wait([task], timeout=_ASK_SECONDS))[0]:
-            if not await run_in_threadpool(_or_unknown, may):
+            if not await run_in_threadpool(_or_unknown, may) and not task.done():
                 return False
         await task
         return True
@@ -36,8 +34,6 @@ async def run_while(may: Callable[[], bool], running: Awaitable[None]) -> bool:
 def _or_unknown(may: Callable[[], bool]) -> bool:
     try:
         return may()
-    except DatabaseError as error:
+    except Exception as error:  # noqa: BLE001 - the database or the identity provider is away, or worse
         log().warning("right_unknown", **describe(error))
-    except BusyError:
-        pass
     return True

@@ -34,6 +34,7 @@ _HAPPENED = {
     EventKind.PROGRESSED: "progress told",
     EventKind.OPINION: "opinion on the analysis",
     EventKind.CANCEL_ASKED: "asked to be cancelled",
+    EventKind.OTHER: "something that a later version knows",
 }
 _YEARS_IN_MONTHS = 2.0
 _DAY_MINUTES = 24 * 60

@@ -157,7 +157,10 @@ class Steps:
         """By the performer, of its progress. The Transaction UID stands in the query, by itself or named."""
         named = request.query_params.get("transaction-uid") or request.query_params.get("transaction")
         transaction_uid = named or request.url.query.strip() or body.text("TransactionUID")
-        said = progress(body.data_set)
+        try:
+            said = progress(body.data_set)
+        except ValueError as error:
+            raise StepError(HTTPStatus.BAD_REQUEST, "A value does not fit its representation.") from error
         if len(said) > PROGRESS_CHARACTERS_MAX:
             raise StepError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         return _answer(self.workitems.update(uid, transaction_uid, said))

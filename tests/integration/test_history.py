@@ -71,6 +71,17 @@ def test_the_history_tells_receipt_analysis_and_reading_in_their_order(
 
 
 @pytest.mark.usefixtures("intake")
+def test_a_performer_that_tells_every_per_cent_pushes_nothing_else_out(store: Store, history: History) -> None:
+    with store.writing() as connection:
+        history.note(connection, UID(1), EventKind.STARTED, who="ann")
+        for _ in range(1200):
+            history.note(connection, UID(1), EventKind.PROGRESSED, who="ann")
+    told = kinds(history.of_study(UID(1)))
+    assert told[:2] == ["received", "started"]
+    assert told[2:] == ["progressed"] * 20
+
+
+@pytest.mark.usefixtures("intake")
 def test_a_study_that_is_raised_tells_from_where_to_where(store: Store, history: History) -> None:
     analyse(store, finding(0.1), finding(0.1), finding(0.95))
     assert [(event.rank_from, event.rank_to) for event in history.of_study(UID(3))] == [(None, None), (3, 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -10,13 +11,15 @@ from pathlib import Path
 import httpx
 import pytest
 from listening import stays_false, wait_for
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select, update
 from sqlalchemy.exc import OperationalError
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from daemon.web.keys import Keys
+from daemon.web.lasting import run_while
 from doors import PASSWORD, House, open_house
+from triage.records.account_tables import sessions
 from triage.user import Role
 
 
@@ -69,12 +72,36 @@ def test_a_stream_ends_when_the_token_is_revoked_and_others_go_on(house: House) 
     assert ends_with(second) == "whole"
 
 
-def test_a_stream_ends_when_its_reader_signs_out_and_is_no_use_of_the_session(house: House) -> None:
+def test_a_stream_is_no_use_of_a_session_and_ends_with_it(house: House) -> None:
     browser = house.signed_in("Dr Adler")
     listener = Listener(browser)
     assert wait_for(lambda: listener.heard, 10)
-    house.change("UPDATE sessions SET seen_at = '2020-01-01 00:00:00.000000+00:00'")
+    last_used = update(sessions).values(seen_at=house.store.after(-600))  # so long ago that a use would be noted
+    with house.store.writing() as connection:
+        connection.execute(last_used)
+        before = connection.execute(select(sessions.c.seen_at)).scalar_one()
+    assert stays_false(lambda: not listener.is_alive(), 1)
+    with house.store.reading() as connection:
+        assert connection.execute(select(sessions.c.seen_at)).scalar_one() == before
+    assert browser.post("/logout").status_code == 303
     assert ends_with(listener) == "whole"
+
+
+def test_what_ends_while_its_right_is_asked_for_has_ended_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.web.lasting._ASK_SECONDS", 0.05)
+    asked = threading.Event()
+
+    def may() -> bool:
+        asked.set()
+        time.sleep(0.3)
+        return False
+
+    async def running() -> None:
+        await asyncio.to_thread(asked.wait, 10)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        asyncio.run(run_while(may, running()))
 
 
 def test_a_channel_is_closed_when_its_user_may_no_longer_have_it(house: House) -> None:

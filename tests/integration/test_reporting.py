@@ -21,6 +21,7 @@ from wards import ALL, Ward, keys, ward
 from certificates import Papers
 from daemon import tls
 from daemon.dicom.reporting import Reporter
+from daemon.dicom.workitem import event_information
 from daemon.settings import Settings
 from making import received
 from triage.records.store import Store, open_engine
@@ -120,6 +121,39 @@ def test_watchers_are_told_how_far_a_reading_is_until_it_ends(site: Ward) -> Non
         assert peer.change(ONE, "COMPLETED", T1) == 0
         assert wait_for(lambda: (ONE, "COMPLETED") in watcher.told, 20)
     assert watcher.told[-2:] == [(ONE, "IN PROGRESS"), (ONE, "COMPLETED")]
+
+
+def test_of_what_a_performer_says_subscribers_are_told_what_the_standard_names(site: Ward) -> None:
+    site.subscriptions.subscribe("WATCHER", ONE)
+    with site.peer() as peer:
+        peer.change(ONE, "IN PROGRESS", T1)
+        said = keys(ProcedureStepProgress="40", PatientName="CANARY^NAME", ProcedureStepProgressDescription="half")
+        for _ in range(3):
+            assert peer.set(ONE, TransactionUID=T1, ProcedureStepProgressInformationSequence=[said]) == 0
+    kinds = [event.kind for event in site.reading.history.of_study("1.2.1")]
+    assert kinds.count(EventKind.PROGRESSED) == 1  # it was said three times, but changed nothing
+    batch = site.subscriptions.due("WATCHER")
+    assert batch is not None
+    (notice,) = [each for each in batch.notices if each.progress]
+    told = event_information(notice)
+    assert "CANARY" not in str(told)
+    assert told.ProcedureStepProgressInformationSequence[0].ProcedureStepProgressDescription == "half"
+
+
+def test_one_that_cannot_be_told_keeps_no_other_from_it(site: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher()
+    site.subscriptions.subscribe("AAA", ONE)
+    site.subscriptions.subscribe("WATCHER", ONE)
+    tell = Reporter.tell
+
+    def stumble(self: Reporter, ae_title: str) -> None:
+        if ae_title == "AAA":
+            raise TypeError
+        tell(self, ae_title)
+
+    monkeypatch.setattr(Reporter, "tell", stumble)
+    with watcher.listening(), reporting(site.subscriptions, watcher):
+        assert wait_for(lambda: watcher.told == [(ONE, "SCHEDULED")], 20)
 
 
 def test_progress_of_a_reading_that_was_given_back_since_is_not_told(site: Ward) -> None:

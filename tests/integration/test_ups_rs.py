@@ -12,7 +12,7 @@ import httpx
 import pytest
 from listening import wait_for
 from sqlalchemy import Engine
-from wards import ALL, Ward, ward
+from wards import ALL, Ward, keys, ward
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -140,6 +140,26 @@ def test_a_reading_from_claim_to_completion(client: Client) -> None:
     again = client.change(ONE, "COMPLETED", T1)
     assert (again.status_code, "already in the requested state of COMPLETED" in again.headers["warning"]) == (200, True)
     assert client.ward.reading.study("1.2.1")["status"] == Status.READ
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        '"00741006":{"vr":"ST","Value":[2]}',
+        '"00741004":{"vr":"DS","Value":[NaN]}',
+        '"00280010":{"vr":"US","Value":[70000]}',
+        '"00741006":{"vr":"ZZ","Value":["x"]}',
+        '"00741008":{"vr":"SL","Value":[1099511627776]}',
+    ],
+)
+def test_progress_that_nobody_could_be_told_is_refused(client: Client, item: str) -> None:
+    """Else it would stand in the way of all that a subscriber is told, and of answers to queries."""
+    assert client.change(ONE, "IN PROGRESS", T1).status_code == 200
+    body = '[{"00741002":{"vr":"SQ","Value":[{' + item + "}]}}]"
+    assert client.http.post(f"/workitems/{ONE}?{T1}", content=body, headers=DICOM_JSON).status_code == 400
+    with client.ward.peer() as peer:
+        wanted = keys(ProcedureStepState="", SOPInstanceUID="", ProcedureStepProgressInformationSequence=[])
+        assert len(peer.ask(wanted)[1]) == 3
 
 
 def test_refusals_have_the_status_of_the_standard_and_change_nothing(client: Client) -> None:

@@ -15,11 +15,14 @@ from triage.errors import TriageError
 from triage.policy import Policy
 from triage.records import schema
 from triage.records.copying import check_copy
+from triage.records.history import History
 from triage.records.intake import Intake
 from triage.records.queue import Queue
 from triage.records.reading import Reading
 from triage.records.store import Store, open_engine
+from triage.records.subscriptions import ALL_WORKITEMS, Subscriptions
 from triage.records.users import Users
+from triage.study import EventKind
 from triage.user import Role
 
 REVISIONS = sorted(path.name[:4] for path in (schema.MIGRATIONS / "versions").glob("*.py"))
@@ -100,6 +103,26 @@ def test_back_to_each_earlier_schema_with_data_and_up_again(held: Engine, anothe
         assert tables(connection) == newest
     Intake(Store(held), Policy()).receive(received(9))
     assert [entry.study_instance_uid for entry in Reading(Store(held)).worklist()] == ["1.2.2", "1.2.3", "1.2.9"]
+
+
+def test_what_the_version_before_does_not_know_is_gone_before_it_comes_back(held: Engine) -> None:
+    store = Store(held)
+    with store.writing() as connection:
+        for kind in (EventKind.OVERDUE, EventKind.PROGRESSED, EventKind.STARTED):
+            History(store).note(connection, "1.2.2", kind)
+    schema.downgrade(held, "0011")
+    assert [event.kind for event in History(store).of_study("1.2.2")] == [EventKind.RECEIVED, EventKind.STARTED]
+
+
+def test_an_event_that_only_a_later_version_knows_stops_nobody(held: Engine) -> None:
+    store = Store(held)
+    subscriptions = Subscriptions(store)
+    subscriptions.subscribe("WATCHER", ALL_WORKITEMS)
+    with held.begin() as connection:
+        row = "('1.2.2', '2026-01-05 08:00:00', 'dreamt_of', '', '')"
+        connection.execute(text(f"INSERT INTO events (study_instance_uid, at, kind, who, words) VALUES {row}"))
+    assert next(event.kind for event in History(store).of_study("1.2.2")) is EventKind.OTHER
+    assert subscriptions.due("WATCHER") is not None
 
 
 @pytest.mark.parametrize("revision", EARLIER)

@@ -22,6 +22,7 @@ _FIRST = "ce9d35baa0c05b85196c4771e6a886d817384cad5f1335112b812f65ccc9fdcb"
 VIEWS = {
     **{f"{number:04}": _FIRST for number in range(1, 11)},
     "0011": "a205b169ca67cc79d6ec2603b90797866c0f080dc4f93dee2bbf4ec9a10937c1",
+    "0012": "a205b169ca67cc79d6ec2603b90797866c0f080dc4f93dee2bbf4ec9a10937c1",
 }
 
 

@@ -14,7 +14,7 @@ from triage.study import Event, EventKind
 from triage.worklist import count_up_to
 
 _ID, _AT = events.c.event_id, events.c.at
-_MOST = 1000
+_MOST, _MOST_PROGRESS = 1000, 20
 _OPENED_SECONDS = 600
 # So many numbers are given out while no transaction of ours is open.
 _LATE_NUMBERS = 2000
@@ -71,15 +71,19 @@ class History:
         return int(connection.execute(count, {"uid": study_instance_uid}).scalar_one())
 
     def of_study(self, study_instance_uid: str) -> list[Event]:
-        """From the first to the last, receipts of its instances included; at most the last 1,000 of either kind."""
-        noted = select(events).where(events.c.study_instance_uid == study_instance_uid).order_by(_ID.desc())
+        """From the first to the last, receipts of its instances included; at most the last 1,000 of either kind, of
+        progress the last 20: some performers tell every per cent.
+        """
+        of_study = select(events).where(events.c.study_instance_uid == study_instance_uid).order_by(_ID.desc())
+        is_progress = events.c.kind == EventKind.PROGRESSED.value
+        noted, progressed = of_study.where(~is_progress).limit(_MOST), of_study.where(is_progress).limit(_MOST_PROGRESS)
         received = (
             select(instances.c.received_at, instances.c.calling_ae, instances.c.sop_class_uid)
             .where(instances.c.study_instance_uid == study_instance_uid)
             .order_by(instances.c.instance_id.desc())
         )
         with self._store.reading() as connection:
-            happened = [_event(row) for row in connection.execute(noted.limit(_MOST)).mappings()]
+            happened = [_event(row) for each in (noted, progressed) for row in connection.execute(each).mappings()]
             happened += [
                 Event(event_id=None, at=at, kind=EventKind.RECEIVED, who=ae, words="an instance was received")
                 for at, ae, _ in connection.execute(received.limit(_MOST))

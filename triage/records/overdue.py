@@ -53,5 +53,8 @@ class Overdue:
 
 def _told() -> ScalarSelect[int]:
     """The event of this wait; NULL if there is none. As a value: so an index is asked, study by study."""
-    of_wait = (events.c.study_instance_uid == _UID) & (events.c.at >= studies.c.waiting_since)
+    began = events.alias("began")
+    reopened = (began.c.study_instance_uid == _UID) & (began.c.kind == EventKind.REOPENED)
+    since = func.coalesce(select(func.max(began.c.event_id)).where(reopened).scalar_subquery(), 0)
+    of_wait = (events.c.study_instance_uid == _UID) & (events.c.event_id > since)
     return select(func.max(events.c.event_id)).where(of_wait & (events.c.kind == EventKind.OVERDUE)).scalar_subquery()

@@ -12,14 +12,15 @@ from triage.records.tables import events, studies, workitems
 from triage.workitem import StepState, new_workitem_uid
 
 
-def note_progress(connection: Connection, row: RowMapping, progress: str) -> None:
+def note_progress(connection: Connection, row: RowMapping, progress: str) -> set[str]:
     """``row``: of the study, locked, so that of two performers' words neither is lost. What was said of other
-    attributes before stays.
+    attributes before stays. The tags of those that have changed.
     """
     said = select(workitems.c.progress).where(workitems.c.workitem_uid == row["workitem_uid"])
-    before = connection.execute(said).scalar_one_or_none() or "{}"
-    together = json.loads(before) | json.loads(progress)
-    _write(connection, row, {"progress": json.dumps(together, separators=(",", ":"))})
+    before = json.loads(connection.execute(said).scalar_one_or_none() or "{}")
+    now = json.loads(progress)
+    _write(connection, row, {"progress": json.dumps(before | now, separators=(",", ":"))})
+    return {tag for tag, value in now.items() if before.get(tag) != value}
 
 
 def retire(store: Store, connection: Connection, row: RowMapping, state: StepState) -> None:

@@ -20,7 +20,7 @@ ALL_WORKITEMS = "1.2.840.10008.5.1.4.34.5"
 FILTERED_WORKITEMS = "1.2.840.10008.5.1.4.34.5.1"
 _BATCH = 200
 _CAME_AT = instances.c.received_at
-_SILENT = (EventKind.OPINION, EventKind.OPENED)
+_SILENT = (EventKind.OPINION, EventKind.OPENED, EventKind.OTHER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -169,8 +168,7 @@ class Workitems:
                 return Verdict.ENDED if row["status"] == Status.READ else Verdict.NOT_IN_PROGRESS
             if not transaction_uid or transaction_uid != row["transaction_uid"]:
                 return Verdict.WRONG_TRANSACTION
-            note_progress(connection, row, progress)
-            if PROGRESS_INFORMATION in json.loads(progress):
+            if PROGRESS_INFORMATION in note_progress(connection, row, progress):
                 who = row["reader"] or ""
                 self._reading.history.note(connection, row["study_instance_uid"], EventKind.PROGRESSED, who=who)
             if row["changed_while_reading"]:
