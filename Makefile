@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP) ## .venv with .venv/bin/triage
 
-demo: $(STAMP) ## the main job: a morning of studies arrives and is triaged (FILMS=folder, COUNT=40, STAY=1)
+demo: $(STAMP) ## the main job: a morning of studies arrives and is triaged (FILMS=folder, COUNT=24, STAY=1)
 	$(V)/triage demo $(if $(FILMS),--films "$(FILMS)") $(if $(COUNT),--count $(COUNT)) $(if $(STAY),--stay)
 
 test: $(STAMP) peers ## lint, types and all tests

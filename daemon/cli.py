@@ -223,7 +223,9 @@ def demo(
     films: Annotated[Path | None, typer.Option(help="Folder of JPEG, PNG or DICOM films; else synthetic ones.")] = None,
     *,
     stay: Annotated[bool, typer.Option(help="Keep the daemon and its page up afterwards.")] = False,
-    count: Annotated[int, typer.Option(min=1, help="At most so many films of the folder.")] = 40,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="So many films: of the folder at most (40), or invented (24).")
+    ] = None,
 ) -> None:
     """Show a morning: studies arrive over DICOM, are analysed, and find their place in the worklist."""
     from daemon.demo.show import run_demo

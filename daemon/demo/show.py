@@ -27,7 +27,7 @@ from daemon.demo.tally import Sent
 from daemon.settings import Settings
 from triage.errors import TriageError
 
-SYNTHETIC_STUDIES = 24
+SYNTHETIC_STUDIES, FOLDER_STUDIES = 24, 40
 PAUSE_SECONDS = 0.3
 SPARE_ROWS = 5  # of the screen, for headings and the line below
 START_SECONDS = 180.0
@@ -35,14 +35,14 @@ READY_SECONDS = 60.0  # then the morning starts all the same: a daemon without a
 QUIET_SECONDS = 90.0  # without any change on the worklist, waiting for the rest is given up
 
 
-def run_demo(films: Path | None, stay: bool, count: int, settings: Settings) -> int:  # noqa: FBT001 - a flag of typer's
+def run_demo(films: Path | None, stay: bool, count: int | None, settings: Settings) -> int:  # noqa: FBT001 - a flag of typer's
     """Exit code: 0 if every study is on the worklist and none is pending. Raise TriageError if it cannot start."""
     if films is not None and not films.is_dir():
         raise TriageError(f"--films {films}: not a folder")
     stop = lifecycle.stop_on_signals()
     console = Console()
     ports = free_ports(settings)
-    studies = count if films else min(count, SYNTHETIC_STUDIES)
+    studies = count or (FOLDER_STUDIES if films else SYNTHETIC_STUDIES)
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="triage-demo-")))
         daemon = stack.enter_context(daemon_running(settings, ports, home))

@@ -12,13 +12,19 @@ from starlette.requests import Request, cookie_parser
 from starlette.types import Message, Receive, Scope
 
 from daemon.web.who import COOKIE, plain
-from triage.user import User
+from triage.user import Role, User
 
 
 def acting(request: Request) -> User | None:
     """Who has signed in; None where nobody has to."""
     user: User | None = getattr(request.state, "user", None)
     return user
+
+
+def may_read(request: Request) -> bool:
+    """Whether who looks may start, close and judge readings, too: where nobody has to sign in, anybody."""
+    user = acting(request)
+    return user is None or user.role.covers(Role.RADIOLOGIST)
 
 
 def cookies(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

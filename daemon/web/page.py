@@ -150,7 +150,7 @@ def counts(totals: Totals) -> list[tuple[str, int]]:
 
 def told(event: Event) -> str:
     """One event in words, without its time."""
-    moved = f", moved from place {event.rank_from} to {event.rank_to}" if event.rank_to else ""
+    moved = f" (moved from place {event.rank_from} to {event.rank_to})" if event.rank_to else ""
     kind, words = _HAPPENED[event.kind], event.words
     if event.kind is EventKind.RECEIVED or words.startswith(kind):
         kind, words = words or kind, ""

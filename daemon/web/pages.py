@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 
 from daemon.web import page
+from daemon.web.acting import may_read
 from daemon.web.bodies import Opinions
 from daemon.web.filters import Filters
 from daemon.web.forms import Form
@@ -74,6 +75,7 @@ class Pages:
             policy=self.queue.policy,
             missing=self.health.state()["missing"],
             reader=who(request),
+            may_read=may_read(request),
             now=datetime.now(UTC),
             explains=self.explains,
         )
@@ -95,6 +97,8 @@ class Pages:
             priorities=list(ClinicalPriority),
             missing=self.health.state()["missing"],
             reader=reader,
+            may_read=may_read(request),
+            opinion=self.reading.opinion_of(uid, reader),
             now=datetime.now(UTC),
             explains=self.explains,
         )

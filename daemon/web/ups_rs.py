@@ -213,7 +213,7 @@ class Steps:
         return workitem
 
     def _data_set(self, workitem: Workitem, found: Found) -> Mapping[str, Any]:
-        return self.finding.data_set(workitem, found).to_json_dict()
+        return _in_order(self.finding.data_set(workitem, found).to_json_dict())
 
 
 def _who(request: Request) -> str:
@@ -233,6 +233,15 @@ def _answer(found: Verdict) -> Response:
     if found.is_refusal:
         raise StepError(status, words)
     return _warned(Response(status_code=status), words)
+
+
+def _in_order(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes by their tags, in items as well (PS3.18 F.2.2)."""
+    ordered = {tag: dict(told[tag]) for tag in sorted(told)}
+    for attribute in ordered.values():
+        if attribute["vr"] == "SQ" and "Value" in attribute:
+            attribute["Value"] = [_in_order(item) for item in attribute["Value"]]
+    return ordered
 
 
 def _shown(data_sets: list[Mapping[str, Any]]) -> Response:

@@ -226,8 +226,12 @@ def test_s_and_r_start_and_read_the_chosen_study_and_the_page_stays(
     page = seat("Dr Adler")
     page.evaluate("window.neverReloaded = true")
     page.keyboard.press("j")
+    page.keyboard.press("r")
+    expect(page.locator("#stale")).to_have_text("Start it first.")
     page.keyboard.press("s")
     expect(page.locator("#live tr.mine")).to_have_id(f"row-{study}")
+    page.keyboard.press("s")
+    expect(page.locator("#stale")).to_have_text("you are reading")
     page.keyboard.press("r")
     expect(page.locator("#live tbody tr")).to_have_count(1)
     assert page.evaluate("window.neverReloaded") is True
@@ -328,6 +332,10 @@ def test_nothing_serious_keeps_anybody_from_signing_in_or_from_what_is_missing(
         page.goto("/account")
         expect(page.locator("h1")).to_have_text("Dr Adler")
         assert serious(page) == []
+        page.goto("/")
+        expect(page.locator("#live")).to_be_visible()
+        assert daemon.run("users", "disable", "Dr Adler").returncode == 0
+        expect(page).to_have_url(re.compile("/login$"), timeout=45_000)  # no name stays on the screen
 
 
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])

@@ -130,6 +130,16 @@ def test_the_matrix_as_people_know_it(house: House) -> None:
         assert reader.post(f"/studies/{uid}/start").status_code == 303
 
 
+def test_who_may_only_look_is_offered_nothing_else(house: House) -> None:
+    uid = house.receive(1)
+    with house.signed_in(LOOKER) as looker, house.signed_in(READER) as reader:
+        for path in ("/", f"/studies/{uid}"):
+            assert "data-verb" not in looker.get(path).text
+            assert f"signed in as <bdi>{LOOKER}</bdi>" in looker.get(path).text
+            assert 'data-verb="start"' in reader.get(path).text
+        assert "change nothing" in looker.get("/account").text
+
+
 def test_without_users_the_door_stands_open_and_closes_with_the_first(open_door: House) -> None:
     uid = open_door.receive(1)
     with open_door.browser() as browser:

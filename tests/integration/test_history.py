@@ -82,6 +82,13 @@ def test_a_performer_that_tells_every_per_cent_pushes_nothing_else_out(store: St
 
 
 @pytest.mark.usefixtures("intake")
+def test_the_same_place_twice_is_no_move(history: History, reading: Reading) -> None:
+    reading.prioritise(UID(1), ClinicalPriority.STAT, "ann", "the page")
+    (event,) = [each for each in history.of_study(UID(1)) if each.kind is EventKind.PRIORITISED]
+    assert (event.rank_from, event.rank_to) == (None, None)
+
+
+@pytest.mark.usefixtures("intake")
 def test_a_study_that_is_raised_tells_from_where_to_where(store: Store, history: History) -> None:
     analyse(store, finding(0.1), finding(0.1), finding(0.95))
     assert [(event.rank_from, event.rank_to) for event in history.of_study(UID(3))] == [(None, None), (3, 1)]

@@ -162,6 +162,15 @@ def test_progress_that_nobody_could_be_told_is_refused(client: Client, item: str
         assert len(peer.ask(wanted)[1]) == 3
 
 
+def test_attributes_come_in_the_order_of_their_tags(client: Client) -> None:
+    def in_order(told: dict[str, Any]) -> bool:
+        items = [item for each in told.values() if each["vr"] == "SQ" for item in each.get("Value", [])]
+        return list(told) == sorted(told) and all(in_order(item) for item in items)
+
+    assert all(in_order(told) for told in client.http.get("/workitems").json())
+    assert in_order(client.http.get(f"/workitems/{ONE}").json()[0])
+
+
 def test_refusals_have_the_status_of_the_standard_and_change_nothing(client: Client) -> None:
     assert client.http.get("/workitems/1.2.99").status_code == 404
     assert client.change("1.2.99", "IN PROGRESS", T1).status_code == 404

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import threading
 import time
@@ -201,6 +202,16 @@ def test_opinions_are_counted_and_come_to_a_share_with_its_interval(site: Site) 
     assert "<b>75 %</b> (95 % interval 30 to 95 %)" in page
     assert "Of 1 more they were unsure" in page
     assert 'href="/opinions"' in site.client.get("/").text
+
+
+def test_a_readers_own_last_word_is_marked_on_the_page(site: Site) -> None:
+    uid = site.receive(1)
+    site.analyse(Tier.LIKELY)
+    for reader, opinion in (("Dr A", "agree"), ("Dr B", "unsure"), ("Dr A", "disagree")):
+        site.client.put(f"/api/studies/{uid}/opinion", json={"opinion": opinion, "reader": reader})
+    page = site.client.get(f"/studies/{uid}", headers={"cookie": "triage_reader=Dr%20A"}).text
+    assert re.findall(r'<button id="(\w+)"[^>]*aria-pressed="true"', page) == ["disagree"]
+    assert 'aria-pressed="true"' not in site.client.get(f"/studies/{uid}", headers={"cookie": "triage_reader=C"}).text
 
 
 def test_there_is_no_opinion_on_what_was_not_analysed(site: Site) -> None:

@@ -36,8 +36,8 @@ class History:
         words: str = "",
         ranks: tuple[int, int] | None = None,
     ) -> None:
-        """``ranks``: before and after."""
-        before, after = ranks or (None, None)
+        """``ranks``: before and after; the same place twice is no move."""
+        before, after = ranks if ranks and ranks[0] != ranks[1] else (None, None)
         row = {"study_instance_uid": study_instance_uid, "kind": kind, "who": who[:64], "words": words[:320]}
         connection.execute(self._adding, row | {"rank_from": before, "rank_to": after})
 

@@ -44,8 +44,7 @@ class Overdue:
             if row["status"] == Status.READ or told is not None:
                 return False
             before = self._history.rank(connection, study_instance_uid, in_time=True)
-            after = self._history.rank(connection, study_instance_uid)
-            ranks = None if before == after else (before, after)
+            ranks = before, self._history.rank(connection, study_instance_uid)
             words = f"waited over the limit of {row['waiting_limit_minutes']} min"
             self._history.note(connection, study_instance_uid, EventKind.OVERDUE, words=words, ranks=ranks)
         return True

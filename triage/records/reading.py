@@ -173,6 +173,15 @@ class Reading:
             connection.execute(insert(opinions).values(**key, **said, opinion=opinion, at=self._store.now()))
             self._history.note(connection, study_instance_uid, EventKind.OPINION, who=reader, words=opinion.value)
 
+    def opinion_of(self, study_instance_uid: str, reader: str) -> Opinion | None:
+        """A reader's own word on the analysis, of the reading that is open or was last."""
+        mine = (opinions.c.study_instance_uid == study_instance_uid) & (opinions.c.reader == reader[:64])
+        same = studies.c.study_instance_uid == opinions.c.study_instance_uid
+        query = select(opinions.c.opinion).join(studies, same & (studies.c.episode == opinions.c.episode)).where(mine)
+        with self._store.reading() as connection:
+            found = connection.execute(query).scalar_one_or_none()
+        return None if found is None else Opinion(found)
+
     def opinions(self) -> dict[Opinion, int]:
         """Of flagged studies: how often readers agreed, disagreed or were unsure.
 

@@ -5,6 +5,7 @@ const UNTOLD_EVERY = 5000;
 const STALE_AFTER = 24000;
 const NEWS_SPREAD = 200;
 const TROUBLE_FOR = 30000;
+const SAID_FOR = 4000;
 const IN_HAND = "[data-live] button:hover, [data-live] button:active";
 
 let source = null;
@@ -22,7 +23,8 @@ export async function refresh() {
   try {
     const headers = { "X-Refresh": "1" }; // nobody has asked: the same look goes on
     const answer = await fetch(location.href, { headers, cache: "no-store", signal: AbortSignal.timeout(UNTOLD_EVERY * 2) });
-    if (answer.ok) swap(await answer.text());
+    if (answer.redirected && isSignIn(answer.url)) location.assign(answer.url); // nobody reads names who may no longer
+    else if (answer.ok) swap(await answer.text());
     else if (answer.status === 422) location.assign(firstPage());
   } catch {
     // The note of tell() is what there is to say.
@@ -30,6 +32,8 @@ export async function refresh() {
     isRunning = false;
   }
 }
+
+const isSignIn = (address) => new URL(address).pathname === "/login";
 
 // The same list from its beginning: the place that the address names has moved.
 function firstPage() {
@@ -157,9 +161,13 @@ document.addEventListener("submit", async (event) => {
 });
 
 function unknown(why) {
-  trouble = { words: `${why}: whether that was done is not known. Look before you try again.`, until: performance.now() + TROUBLE_FOR };
-  warn(trouble.words);
+  say(`${why}: whether that was done is not known. Look before you try again.`, TROUBLE_FOR);
   refresh();
+}
+
+export function say(words, duration = SAID_FOR) {
+  trouble = { words, until: performance.now() + duration };
+  warn(words);
 }
 
 setInterval(tick, 1000);

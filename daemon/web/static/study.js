@@ -1,5 +1,5 @@
 // A study: its film, and the same life as the list.
-import "./live.js";
+import { say } from "./live.js";
 import { Film } from "./film.js";
 
 const canvas = document.getElementById("film");
@@ -11,7 +11,9 @@ if (from && from.origin === location.origin && from.pathname === "/") document.g
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
   if (event.key === "s" || event.key === "r") {
-    document.querySelector(`form[data-verb="${event.key === "s" ? "start" : "read"}"]`)?.requestSubmit();
+    const form = document.querySelector(`form[data-verb="${event.key === "s" ? "start" : "read"}"]`);
+    if (form) form.requestSubmit();
+    else if (document.querySelector("#live form[data-verb]")) say(document.querySelector("#live .who, #live .place")?.textContent.trim());
   }
 });
 

@@ -1,5 +1,5 @@
 // The list from the keyboard: j and k choose, Enter opens, s starts, r reads, / finds.
-import "./live.js";
+import { say } from "./live.js";
 
 const rows = () => [...document.querySelectorAll("#live tbody tr")];
 const chosen = () => document.querySelector("#live tr.chosen");
@@ -18,7 +18,14 @@ function step(by) {
   choose(all[Math.min(all.length - 1, Math.max(0, at < 0 ? 0 : at + by))]);
 }
 
-const press = (verb) => chosen()?.querySelector(`form[data-verb="${verb}"]`)?.requestSubmit();
+// A key that does nothing here says why; who may only look has no such keys.
+function press(verb) {
+  const row = chosen();
+  if (!row || !document.querySelector("#live form[data-verb]")) return;
+  const form = row.querySelector(`form[data-verb="${verb}"]`);
+  if (form) form.requestSubmit();
+  else say(row.querySelector(".status .who")?.textContent ?? "Start it first.");
+}
 
 const KEYS = {
   j: () => step(1),
