@@ -56,8 +56,8 @@ _SEEN = Kind(INSTANCES_ACCESSED, "R")
 _CHANGED = replace(_SEEN, action="U")
 _READS = ("look", "film", "explain", "orders_refused", "orders_kept", "unknown")
 _CHANGES = (
-    "start", "read", "release", "reanalyse", "prioritise", "opine", "agree", "disagree", "unsure", "stat", "urgent",
-    "routine", "workitem", "subscribe", "rebuild",
+    "start", "read", "release", "reopen", "reanalyse", "prioritise", "opine", "agree", "disagree", "unsure", "stat",
+    "urgent", "routine", "workitem", "subscribe", "rebuild",
 )  # fmt: skip
 _USER_CHANGES = (
     "user_add", "user_password", "user_disable", "user_enable", "user_unlock", "token_add", "token_revoke",

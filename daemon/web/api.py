@@ -50,7 +50,12 @@ class Api:
     def _add_changes(self, router: APIRouter, study: str) -> None:
         failing = failures(403, 404, 409, 411, 413, 422, 503)
         changes: dict[str, Any] = {"status_code": 204, "response_description": "Changed, or so already."}
-        posts: dict[str, Callable[..., None]] = {"start": self.start, "read": self.read, "release": self.release}
+        posts: dict[str, Callable[..., None]] = {
+            "start": self.start,
+            "read": self.read,
+            "release": self.release,
+            "reopen": self.reopen,
+        }
         puts: dict[str, Callable[..., None]] = {"clinical-priority": self.prioritise, "opinion": self.opine}
         for verb, change in posts.items():
             router.add_api_route(f"{study}/{verb}", change, methods=["POST"], responses=failing, **changes)
@@ -133,6 +138,13 @@ class Api:
         409 if it has been read, or another reader holds it; with `anyway`, also then, and the history says who did it.
         """
         self._reading.release(uid, _who(request, body), insists=bool(body and body.anyway))
+
+    def reopen(self, request: Request, uid: Uid, body: _Closing = None) -> None:
+        """It has not been read after all: it goes back to its place, as if it had waited all the time.
+
+        409 if it is on the worklist.
+        """
+        self._reading.reopen(uid, _who(request, body) or "")
 
     def prioritise(self, request: Request, uid: Uid, body: PriorityBody) -> None:
         """How urgent people say that the order is: the first term of its place. 409 if it has been read."""

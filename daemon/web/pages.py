@@ -27,7 +27,9 @@ from triage.records.reading import Reading
 from triage.study import ClinicalPriority, Event, EventKind, Opinion, Status
 
 PAGE_ROWS = 200
-Verb = Literal["start", "read", "release", "agree", "disagree", "unsure", "stat", "urgent", "routine", "reanalyse"]
+Verb = Literal[
+    "start", "read", "release", "reopen", "agree", "disagree", "unsure", "stat", "urgent", "routine", "reanalyse"
+]
 _OPINIONS = {opinion.value: opinion for opinion in Opinion}
 _PRIORITIES = {priority.name.lower(): priority for priority in ClinicalPriority}
 
@@ -122,6 +124,8 @@ class Pages:
             self.reading.close(uid, reader)
         elif verb == "release":
             self.reading.release(uid, reader, insists=insists)
+        elif verb == "reopen":
+            self.reading.reopen(uid, reader)
         elif verb == "reanalyse":
             self.queue.look_again(uid, reader)
             self.ring()

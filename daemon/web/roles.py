@@ -75,6 +75,7 @@ RULES = (
     Rule("POST", "/api/studies/{uid}/start", Role.RADIOLOGIST, "start", speaks=True),
     Rule("POST", "/api/studies/{uid}/read", Role.RADIOLOGIST, "read"),
     Rule("POST", "/api/studies/{uid}/release", Role.RADIOLOGIST, "release"),
+    Rule("POST", "/api/studies/{uid}/reopen", Role.RADIOLOGIST, "reopen"),
     Rule("POST", "/api/studies/{uid}/reanalyse", Role.RADIOLOGIST, "reanalyse"),
     Rule("PUT", "/api/studies/{uid}/clinical-priority", Role.RADIOLOGIST, "prioritise"),
     Rule("PUT", "/api/studies/{uid}/opinion", Role.RADIOLOGIST, "opine", speaks=True),
@@ -111,7 +112,19 @@ RULES = (
 )
 
 # What an address may call a verb; anything else that stands in its place is noted as unknown.
-_BUTTONS = {"start", "read", "release", "reanalyse", "agree", "disagree", "unsure", "stat", "urgent", "routine"}
+_BUTTONS = {
+    "start",
+    "read",
+    "release",
+    "reopen",
+    "reanalyse",
+    "agree",
+    "disagree",
+    "unsure",
+    "stat",
+    "urgent",
+    "routine",
+}
 VERBS = frozenset({*_BUTTONS, *(rule.verb for rule in RULES)})
 
 

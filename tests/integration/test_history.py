@@ -82,6 +82,28 @@ def test_a_performer_that_tells_every_per_cent_pushes_nothing_else_out(store: St
 
 
 @pytest.mark.usefixtures("intake")
+def test_what_was_not_read_after_all_stands_where_it_stood_with_what_was_found(
+    store: Store, history: History, reading: Reading
+) -> None:
+    analyse(store, finding(0.1), finding(0.95))
+    before = reading.worklist()
+    with pytest.raises(ConflictError, match="on the worklist"):
+        reading.reopen(UID(2), "ann")
+    workitem = reading.study(UID(2))["workitem_uid"]
+    reading.close(UID(2), "ann")
+    assert len(reading.worklist()) == 2
+    reading.reopen(UID(2), "bob")
+    after = reading.worklist()
+    shown = [(entry.study_instance_uid, entry.flagged, entry.waiting_since, entry.status) for entry in before]
+    assert [(entry.study_instance_uid, entry.flagged, entry.waiting_since, entry.status) for entry in after] == shown
+    assert reading.study(UID(2))["workitem_uid"] != workitem
+    told = history.of_study(UID(2))[-2:]
+    assert [(event.kind, event.who) for event in told] == [(EventKind.READ, "ann"), (EventKind.REOPENED, "bob")]
+    reading.close(UID(2), "bob")
+    assert len(reading.worklist()) == 2
+
+
+@pytest.mark.usefixtures("intake")
 def test_the_same_place_twice_is_no_move(history: History, reading: Reading) -> None:
     reading.prioritise(UID(1), ClinicalPriority.STAT, "ann", "the page")
     (event,) = [each for each in history.of_study(UID(1)) if each.kind is EventKind.PRIORITISED]

@@ -204,6 +204,20 @@ def test_opinions_are_counted_and_come_to_a_share_with_its_interval(site: Site) 
     assert 'href="/opinions"' in site.client.get("/").text
 
 
+def test_what_was_read_by_mistake_is_put_back_by_the_interface_or_the_page(site: Site) -> None:
+    uid = site.receive(1)
+    assert is_problem(site.client.post(f"/api/studies/{uid}/reopen"), 409)
+    assert "put it back" not in site.client.get(f"/studies/{uid}").text
+    site.client.post(f"/api/studies/{uid}/read", json={"reader": "Dr A"})
+    assert "put it back" in site.client.get(f"/studies/{uid}").text
+    assert site.client.post(f"/api/studies/{uid}/reopen", json={"reader": "Dr A"}).status_code == 204
+    assert site.uids() == [uid]
+    site.client.post(f"/api/studies/{uid}/read", json={"reader": "Dr A"})
+    answer = site.client.post(f"/studies/{uid}/reopen", data={"to": "study"}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/studies/{uid}")
+    assert site.uids() == [uid]
+
+
 def test_a_readers_own_last_word_is_marked_on_the_page(site: Site) -> None:
     uid = site.receive(1)
     site.analyse(Tier.LIKELY)

@@ -235,6 +235,28 @@ def test_what_is_not_the_performers_to_say_is_left_and_said_so(site: Ward) -> No
     assert site.reading.study("1.2.1")["patient_name"] == "Invented^Patient1"
 
 
+def test_a_reading_that_was_none_ends_completed_and_another_workitem_waits(site: Ward) -> None:
+    site.subscriptions.subscribe("WATCHER", ONE)
+    site.subscriptions.subscribe("OTHER", ALL)
+    for ae_title in ("WATCHER", "OTHER"):
+        batch = site.subscriptions.due(ae_title)
+        assert batch is not None
+        site.subscriptions.told(ae_title, batch)
+    site.reading.close("1.2.1", "Dr Adler")
+    site.reading.reopen("1.2.1", "Dr Adler")
+    with site.peer() as peer:
+        assert peer.state(ONE) == "COMPLETED"
+        (new,) = peer.uids(StudyInstanceUID="1.2.1", ProcedureStepState="SCHEDULED")
+        assert peer.change(new, "IN PROGRESS", T1) == 0
+    told = {}
+    for ae_title in ("WATCHER", "OTHER"):
+        batch = site.subscriptions.due(ae_title)
+        assert batch is not None
+        told[ae_title] = [(notice.workitem_uid, notice.state) for notice in batch.notices]
+    assert told["WATCHER"] == [(ONE, "COMPLETED")]
+    assert told["OTHER"] == [(ONE, "COMPLETED"), (new, "IN PROGRESS")]
+
+
 def test_of_two_words_of_progress_at_once_neither_is_lost(site: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one comes after the other was received and before it is written."""
     performed = '{"00741216":{"vr":"SQ","Value":[{"00404050":{"vr":"DT","Value":["20260101"]}}]}}'

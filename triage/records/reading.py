@@ -135,6 +135,21 @@ class Reading:
             kept = row["transaction_uid"]
             self.set_status(connection, row, Status.READ, reader or row["reader"], transaction_uid=kept)
 
+    def reopen(self, study_instance_uid: str, reader: str) -> None:
+        """It was not read after all: back to unread, as if it had waited all the time. Raise ConflictError if it waits.
+
+        What was found stays; its next reading is another workitem, since the one that ended has been told as such.
+        """
+        with self._store.writing() as connection:
+            row = self._store.lock_study(connection, study_instance_uid)
+            if row["status"] != Status.READ:
+                raise ConflictError("the study is on the worklist")
+            replace(self._store, connection, row, StepState.COMPLETED)
+            values = {"status": Status.UNREAD, "reader": None, "status_at": self._store.now(), "transaction_uid": None}
+            connection.execute(_of(study_instance_uid).values(values))
+            words = "it has not been read after all"
+            self._history.note(connection, study_instance_uid, EventKind.REOPENED, who=reader, words=words)
+
     def prioritise(self, study_instance_uid: str, clinical_priority: ClinicalPriority, who: str, source: str) -> bool:
         """What people say of the order's urgency, up or down; the analysis has no part in it. False if it was so.
 
