@@ -104,7 +104,7 @@ def failed(request: Request, error: Exception) -> Response:
 
 def _warned(answer: Response, words: str) -> Response:
     if words:
-        answer.headers["warning"] = f'299 triage: "{words}"'
+        answer.headers.append("warning", f'299 triage: "{words}"')
     return answer
 
 
@@ -140,11 +140,11 @@ class Steps:
         except ValueError as error:
             raise StepError(HTTPStatus.BAD_REQUEST, str(error)) from None
         found = self.finding.find(query.keys, query.limit, query.offset)
-        if not found.items:
-            return _warned(Response(status_code=HTTPStatus.NO_CONTENT), _left(found, query.ignored))
-        return _warned(
-            _shown([self._data_set(workitem, found) for workitem in found.items]), _left(found, query.ignored)
-        )
+        told = [self._data_set(workitem, found) for workitem in found.items]
+        answer = _shown(told) if told else Response(status_code=HTTPStatus.NO_CONTENT)
+        if found.ignored or query.ignored:
+            _warned(answer, "Some attributes were not understood and have been ignored.")
+        return _warned(answer, "There are additional results that can be requested." if found.is_cut else "")
 
     def create(self) -> Response:
         raise StepError(HTTPStatus.METHOD_NOT_ALLOWED, "Workitems are made by films that arrive: none is created here.")
@@ -156,7 +156,8 @@ class Steps:
     def update(self, request: Request, uid: Uid, body: Annotated[Body, Depends(_body)]) -> Response:
         """By the performer, of its progress. The Transaction UID stands in the query, by itself or named."""
         named = request.query_params.get("transaction-uid") or request.query_params.get("transaction")
-        transaction_uid = named or request.url.query.strip() or body.text("TransactionUID")
+        bare = "" if "=" in request.url.query else request.url.query.strip()
+        transaction_uid = named or bare or body.text("TransactionUID")
         try:
             said = progress(body.data_set)
         except ValueError as error:
@@ -220,12 +221,6 @@ def _who(request: Request) -> str:
     """Who has signed in, where anybody has to; else the program, by its address."""
     user = acting(request)
     return str(user.name if user else f"UPS-RS {request.client.host if request.client else ''}")[:READER_MAX]
-
-
-def _left(found: Found, ignored: bool) -> str:  # noqa: FBT001 - said by its name
-    if found.is_cut:
-        return "There are additional results that can be requested."
-    return "Some attributes were not understood and have been ignored." if found.ignored or ignored else ""
 
 
 def _answer(found: Verdict) -> Response:

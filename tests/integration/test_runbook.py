@@ -22,7 +22,7 @@ from triage.records.store import open_engine
 
 RUNBOOK = DEPLOY / "RUNBOOK.md"
 TEXT = RUNBOOK.read_text(encoding="utf-8")
-PAGES = (RUNBOOK, DEPLOY / "kubernetes" / "README.md", DEPLOY / "logs" / "README.md")
+PAGES = (RUNBOOK, DEPLOY / "UPS.md", DEPLOY / "kubernetes" / "README.md", DEPLOY / "logs" / "README.md")
 
 
 def anchors() -> set[str]:

@@ -162,6 +162,18 @@ def test_progress_that_nobody_could_be_told_is_refused(client: Client, item: str
         assert len(peer.ask(wanted)[1]) == 3
 
 
+def test_who_filters_by_what_has_no_effect_is_told_so_on_each_page(client: Client) -> None:
+    answer = client.http.get("/workitems?Modality=CR&limit=1")
+    said = answer.headers.get_list("warning")
+    assert ["ignored" in said[0], "additional results" in said[1]] == [True, True]
+
+
+def test_another_parameter_of_an_update_is_no_transaction_uid(client: Client) -> None:
+    assert client.change(ONE, "IN PROGRESS", T1).status_code == 200
+    body = json.dumps([{"00081195": {"vr": "UI", "Value": [T1]}, "00741002": {"vr": "SQ", "Value": [{}]}}])
+    assert client.http.post(f"/workitems/{ONE}?trace=1", content=body, headers=DICOM_JSON).status_code == 200
+
+
 def test_attributes_come_in_the_order_of_their_tags(client: Client) -> None:
     def in_order(told: dict[str, Any]) -> bool:
         items = [item for each in told.values() if each["vr"] == "SQ" for item in each.get("Value", [])]
