@@ -51,11 +51,12 @@ def test_one_address_tells_of_all_processes(watched: Daemon, tmp_path: Path) -> 
     film = chests.chest(tmp_path)
     assert send(watched, film.dataset) == [0]
     assert watched.settled(film.study)["analysis"] == "analysed"
+    # Each process hands on what it has counted when its time comes.
     wait_for(lambda: value(port, "triage_jobs_total", outcome="analysed"), 30)
-    assert value(port, "triage_instances_received_total", status="0000", process="receiver-1")
-    assert value(port, "triage_success_to_ranked_seconds_count", process="worker-1")
-    assert value(port, "triage_decode_seconds_count", transfer_syntax="explicit_little_endian")
-    assert value(port, "triage_http_requests_total", process="web", method="GET", status="200")
+    wait_for(lambda: value(port, "triage_instances_received_total", status="0000", process="receiver-1"), 30)
+    wait_for(lambda: value(port, "triage_success_to_ranked_seconds_count", process="worker-1"), 30)
+    wait_for(lambda: value(port, "triage_decode_seconds_count", transfer_syntax="explicit_little_endian"), 30)
+    wait_for(lambda: value(port, "triage_http_requests_total", process="web", method="GET", status="200"), 30)
     processes = {sample.labels["process"] for sample in scraped(port)["process_resident_memory_bytes"].samples}
     assert processes == {"serve", *CHILDREN}
     wait_for(lambda: value(port, "triage_worklist_studies", reading="unread"), 30)
