@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,7 +96,10 @@ def test_what_hangs_when_it_is_asked_to_stop_is_handed_back_at_once(
     daemon = make_daemon(decoders=1, decode_seconds=100, job_seconds=300, lease_seconds=300).serve()
     daemon.wait_for_log("model_loaded")
     worker = daemon.child("work")
-    sandbox = wait_for(lambda: worker.children(recursive=True), 30)
+    # A nursery, and its child that has said it lives: else the worker waits for that, and takes no job.
+    wait_for(lambda: len(worker.children(recursive=True)) > 1, 30)
+    time.sleep(2)
+    sandbox = worker.children(recursive=True)
     for process in sandbox:
         process.send_signal(signal.SIGSTOP)
     daemon.orphans += sandbox
