@@ -102,6 +102,18 @@ def test_an_object_that_raises_a_study_that_was_read_moves_it_nowhere(store: Sto
     assert (priority(store, 1), places(store, 1)) == ("STAT", [(None, None)])
 
 
+@pytest.mark.parametrize(("urgency", "found"), [(STAT, "STAT"), (ROUTINE, "URGENT")])
+def test_an_order_that_came_while_a_study_passed_for_read_raises_it_when_it_is_put_back(
+    store: Store, orders: Orders, intake: Intake, urgency: ClinicalPriority, found: str
+) -> None:
+    intake.receive(received(1))
+    intake.receive(received(2, clinical_priority=URGENT))
+    Reading(store).close("1.2.2")
+    assert take(orders, order(2, urgency)) is Effect.KEPT
+    Reading(store).reopen("1.2.2", "ann")
+    assert (priority(store, 2), rank_of(store, 2)) == (found, 1)
+
+
 def test_an_order_that_comes_later_moves_its_study_up_and_down(store: Store, orders: Orders, intake: Intake) -> None:
     for number in (1, 2):
         intake.receive(received(number))

@@ -28,10 +28,9 @@ from triage.errors import Reason, SettingsError
 from triage.jobs import JobState
 from triage.policy import Policy
 from triage.records.history import History
-from triage.records.orders import KEPT_FOR_STUDY
 from triage.records.past import retire
 from triage.records.store import JOBS_CHANNEL, Store, study_columns
-from triage.records.tables import instances, jobs, orders, policies, studies
+from triage.records.tables import KEPT_FOR_STUDY, instances, jobs, orders, policies, studies
 from triage.study import ClinicalPriority, EventKind, Finding, Header, Priority, ReceivedInstance, Status, workitem_uid
 from triage.workitem import StepState
 

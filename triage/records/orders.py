@@ -17,7 +17,6 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     Table,
-    bindparam,
     delete,
     exists,
     func,
@@ -181,19 +180,6 @@ def _matches(table: Table, order: Order) -> ColumnElement[bool]:
     """Rows of the same accession number, and of the same patient where both sides name one."""
     same = table.c.accession_number == order.accession_number
     return same & table.c.patient_id.in_(("", order.patient_id)) if order.patient_id else same
-
-
-def _kept_for_study() -> ColumnElement[bool]:
-    patient = bindparam("patient_id", type_=orders.c.patient_id.type)
-    return (
-        (orders.c.accession_number == bindparam("accession_number", type_=orders.c.accession_number.type))
-        & or_(patient == "", orders.c.patient_id == "", orders.c.patient_id == patient)
-        & ~orders.c.cancelled
-    )
-
-
-# Of the order kept for a study, by its accession number and patient ID.
-KEPT_FOR_STUDY = _kept_for_study()
 
 
 def _row(message: Message) -> dict[str, Any]:

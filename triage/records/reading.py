@@ -12,7 +12,7 @@ from triage.records.history import History
 from triage.records.listing import Asked, Listing
 from triage.records.past import replace
 from triage.records.store import Store
-from triage.records.tables import IS_UNREAD, findings, instances, opinions, studies
+from triage.records.tables import IS_UNREAD, KEPT_FOR_STUDY, findings, instances, opinions, orders, studies
 from triage.study import ClinicalPriority, EventKind, Opinion, Status, WorklistEntry
 from triage.workitem import StepState
 
@@ -138,9 +138,12 @@ class Reading:
     def reopen(self, study_instance_uid: str, reader: str) -> None:
         """It was not read after all: back to unread, as if it had waited all the time. Raise ConflictError if it waits.
 
-        What was found stays; its next reading is another workitem, since the one that ended has been told as such.
+        What was found stays; its next reading is another workitem, since the one that ended has been told as such. An
+        order that came meanwhile and says that it is more urgent counts.
         """
+        accession_number = self.study(study_instance_uid)["accession_number"]
         with self._store.writing() as connection:
+            self._store.meet(connection, accession_number, alone=False)
             row = self._store.lock_study(connection, study_instance_uid)
             if row["status"] != Status.READ:
                 raise ConflictError("the study is on the worklist")
@@ -149,6 +152,16 @@ class Reading:
             connection.execute(_of(study_instance_uid).values(values))
             words = "it has not been read after all"
             self._history.note(connection, study_instance_uid, EventKind.REOPENED, who=reader, words=words)
+            self._heed(connection, row)
+
+    def _heed(self, connection: Connection, study: RowMapping) -> None:
+        """The last order that was kept since the study was said to be read; it only raises."""
+        latest = select(orders).where(KEPT_FOR_STUDY, orders.c.at > study["status_at"]).order_by(orders.c.at.desc())
+        named = {name: study[name] for name in ("accession_number", "patient_id")}
+        order = connection.execute(latest.limit(1), named).mappings().first() if named["accession_number"] else None
+        if order is not None and order["clinical_priority"] < study["clinical_priority"]:
+            urgency = ClinicalPriority(order["clinical_priority"])
+            self.put_at(connection, study, urgency, who=order["who"], source=order["source"])
 
     def prioritise(self, study_instance_uid: str, clinical_priority: ClinicalPriority, who: str, source: str) -> bool:
         """What people say of the order's urgency, up or down; the analysis has no part in it. False if it was so.

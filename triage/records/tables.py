@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Float,
@@ -21,7 +22,9 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    bindparam,
     literal_column,
+    or_,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -328,3 +331,16 @@ processes = Table(
     Column("without_network", Boolean, nullable=False),
     Column("beat_at", UtcDateTime, nullable=False),
 )
+
+
+def _kept_for_study() -> ColumnElement[bool]:
+    patient = bindparam("patient_id", type_=orders.c.patient_id.type)
+    return (
+        (orders.c.accession_number == bindparam("accession_number", type_=orders.c.accession_number.type))
+        & or_(patient == "", orders.c.patient_id == "", orders.c.patient_id == patient)
+        & ~orders.c.cancelled
+    )
+
+
+# Of the order kept for a study, by its accession number and patient ID.
+KEPT_FOR_STUDY = _kept_for_study()
