@@ -31,11 +31,12 @@ def _ip(*arguments: str) -> None:
 
 @dataclass(frozen=True)
 class Host:
-    """``link``: our end of its cable."""
+    """``link``: our end of its cable, which is plugged into ``bridge``."""
 
     name: str
     space: str
     link: str
+    bridge: str
     address: str
 
     @property
@@ -46,8 +47,13 @@ class Host:
     def cut(self) -> None:
         _ip("link", "set", self.link, "down")
 
+    def deafen(self) -> None:
+        """It is heard, and hears nobody: what we send it goes to a network card that nobody has."""
+        _ip("neigh", "replace", self.address, "lladdr", "02:00:00:00:00:01", "dev", self.bridge, "nud", "permanent")
+
     def mend(self) -> None:
         _ip("link", "set", self.link, "up")
+        _gone("neigh", "del", self.address, "dev", self.bridge)
 
 
 @dataclass(frozen=True)
@@ -78,20 +84,20 @@ def site() -> Iterator[Site]:
         _ip("link", "set", bridge, "up")
         hosts = []
         for number, name in ((11, "upper"), (12, "lower")):
-            host = Host(name, f"triage-{token}-{name}", f"tr{token}{number}", f"{net}.{number}")
+            host = Host(name, f"triage-{token}-{name}", f"tr{token}{number}", bridge, f"{net}.{number}")
             stack.callback(_gone, "netns", "del", host.space)
-            _plug_in(host, bridge)
+            _plug_in(host)
             hosts.append(host)
         yield Site(f"{net}.1", f"{net}.0/24", (hosts[0], hosts[1]))
 
 
-def _plug_in(host: Host, bridge: str) -> None:
+def _plug_in(host: Host) -> None:
     try:
         _ip("netns", "add", host.space)
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
     _ip("link", "add", host.link, "type", "veth", "peer", "name", "eth0", "netns", host.space)
-    _ip("link", "set", host.link, "master", bridge, "up")
+    _ip("link", "set", host.link, "master", host.bridge, "up")
     for command in (
         ("addr", "add", f"{host.address}/24", "dev", "eth0"),
         ("link", "set", "eth0", "up"),

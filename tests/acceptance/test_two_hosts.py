@@ -33,6 +33,13 @@ def place() -> Iterator[Site]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def plugged_in(place: Site) -> None:
+    """Whatever a test before left cut."""
+    for host in place.hosts:
+        host.mend()
+
+
 @pytest.fixture
 def database_url(place: Site) -> Iterator[str]:
     with postgresql(place.address, place.network) as url:
@@ -144,6 +151,23 @@ def test_a_host_that_is_cut_off_loses_its_leases_to_the_other_and_nothing_else(
     wait_for(lambda: not other.rows(OPEN_JOBS), 120, pause=0.5)
     assert_nothing_lost_or_doubled(daemons, made, tmp_path)
     assert_it_goes_on_working(one, upper, other, tmp_path)
+
+
+@pytest.mark.fault(99)
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("where", ["a shared folder"], indirect=True)
+def test_the_turn_to_sweep_is_given_up_by_a_host_that_is_cut_off_while_an_answer_is_on_its_way_there(
+    place: Site, daemons: tuple[Daemon, Daemon]
+) -> None:
+    """A connection with bytes on their way is asked for no sign of life: keepalive alone ends it after 15 minutes."""
+    upper, _ = place.hosts
+    one, other = daemons
+    one.wait_for_log("sweeping")
+    assert not other.lines("sweeping")
+    upper.deafen()
+    time.sleep(1.5)  # it asks every second whether it is still its turn, and waits for an answer for 3
+    upper.cut()
+    other.wait_for_log("sweeping", 90)
 
 
 def assert_nothing_lost_or_doubled(daemons: tuple[Daemon, Daemon], made: list[chests.Film], home: Path) -> None:

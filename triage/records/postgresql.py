@@ -1,8 +1,8 @@
 """Connections to PostgreSQL: few, named, and given up on when the other end no longer answers.
 
 Three kinds of silence, each with its own remedy. A host that is gone is noticed by keepalives and unacknowledged
-bytes, from either end, within some twenty seconds. A statement that takes too long is ended by the server. A server
-that is frozen (its disk hangs, its host is suspended) acknowledges bytes and ends nothing: there we stop waiting.
+bytes, from either end, within half a minute. A statement that takes too long is ended by the server. A server that is
+frozen (its disk hangs, its host is suspended) acknowledges bytes and ends nothing: there we stop waiting.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def named(url: URL, site: Site) -> URL:
     server = {
         "statement_timeout": milliseconds,
         "idle_in_transaction_session_timeout": milliseconds,
+        # While an answer is on its way there are no keepalives; its retries alone would hold our locks for 15 minutes.
+        "tcp_user_timeout": milliseconds,
         **{f"tcp_{name}": value for name, value in _KEEPALIVE.items()},
     }
     libpq = {
