@@ -17,8 +17,14 @@ from daemon.telemetry import describe, log
 from daemon.tls import tls_problem
 
 _HANDSHAKE_SECONDS = 5.0
-# A peer that is gone without a word is noticed within two minutes; a connection may be silent for long and live.
-_KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
+# A peer that is gone without a word is noticed within two minutes, also while an answer is on its way to it; a
+# connection may be silent for long and live.
+_KEEPALIVE = {
+    socket.TCP_KEEPIDLE: 60,
+    socket.TCP_KEEPINTVL: 20,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 120_000,
+}
 
 
 class Listener:

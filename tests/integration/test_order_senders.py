@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import ip_network
 
 import pytest
@@ -45,6 +46,30 @@ def test_only_listed_addresses_and_this_machine_may_send(address: str, *, is_adm
     )
     assert listener.admit(address) is is_admitted
     assert refused == ([] if is_admitted else [address])
+
+
+def test_a_sender_that_is_gone_while_an_answer_is_on_its_way_holds_no_connection_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the kernel was told of the connection: to see it take two minutes to give up would take two minutes."""
+    told: dict[int, int] = {}
+    plain = socket.socket.setsockopt
+
+    def setsockopt(connection: socket.socket, level: int, option: int, value: int) -> None:
+        if level == socket.IPPROTO_TCP:
+            told[option] = value
+        plain(connection, level, option, value)
+
+    monkeypatch.setattr(socket.socket, "setsockopt", setsockopt)
+    listener = Listener(host="127.0.0.1", port=0, networks=[], limits=Limits(), answer=lambda _, __: None)
+    listener.start()
+    try:
+        with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as sender:
+            sender.sendall(b"\x0bMSH|\x1c\r")
+            assert sender.recv(1) == b""
+    finally:
+        listener.stop(1.0)
+    assert told[socket.TCP_USER_TIMEOUT] == 120_000
 
 
 def test_while_the_database_is_away_nothing_is_acknowledged_and_afterwards_all_is() -> None:
