@@ -73,12 +73,13 @@ def test_neither_addresses_nor_names_are_logged(
     assert not any(secret in printed + logged for secret in (uid, UNKNOWN, "Secret"))
 
 
-def test_no_answer_waits_for_the_acknowledgement_of_its_head() -> None:
+def test_no_answer_waits_for_the_acknowledgement_of_its_head_and_none_for_ever_for_its_own() -> None:
     listening = _listen("127.0.0.1", 0)
     with listening, socket.create_connection(listening.getsockname()):
         connection, _ = listening.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
 
 def test_a_port_that_is_taken_is_told_in_words(sqlite_url: str) -> None:
