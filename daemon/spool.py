@@ -15,6 +15,7 @@ import stat
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from daemon.folder import fsync_folder
 from daemon.kept import Kept, StoredFile
@@ -29,6 +30,9 @@ _VERSION = struct.pack("<HH2sHL2s", 2, 1, b"OB", 0, 2, b"\0\1")
 _LIBC = ctypes.CDLL(None)
 _SYNC_FILE_RANGE_WRITE = 2
 _FLUSHED_BYTES = 2**20
+# Digested and written at a time. Each lets go of the interpreter and waits for it again: piece by piece, as PDUs come,
+# and with several senders that costs as much as the work.
+_GATHERED_BYTES = 512 * 1024
 
 
 def part10_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -61,6 +65,7 @@ class Draft:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, 0o600)
         self._digest = hashlib.sha256()
+        self._gathered, self._waiting = spool.lend_buffer(), 0
         self._written = self._flushing = 0
         try:
             self.write(header)
@@ -69,8 +74,19 @@ class Draft:
             raise
 
     def write(self, part: bytes | memoryview) -> None:
-        self._digest.update(part)
         view = memoryview(part)
+        while view:
+            room = self._gathered[self._waiting :]
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            self._waiting += count
+            view = view[count:]
+            if count == len(room):
+                self._put_down()
+
+    def _put_down(self) -> None:
+        view, self._waiting = self._gathered[: self._waiting], 0
+        self._digest.update(view)
         while view:
             done = os.write(self._descriptor, view)
             self._written += done
@@ -81,8 +97,9 @@ class Draft:
 
     def keep(self) -> StoredFile:
         """Durable and kept when this returns; then `Spool.let_go`. The same content again is written over itself."""
-        sha256 = self._digest.hexdigest()
         try:
+            self._put_down()
+            sha256 = self._digest.hexdigest()
             os.fsync(self._descriptor)
             path = self._spool.kept.keep(self._path, sha256, self._written)
         except BaseException:
@@ -101,6 +118,7 @@ class Draft:
         """Once: the number may be another thread's file by now."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
+            self._spool.take_back(self._gathered)
             with suppress(OSError):
                 os.close(descriptor)
 
@@ -121,6 +139,7 @@ class Spool:
         self.kept = kept
         self._room = data_dir / "incoming"
         self.incoming = Tray(self._room)
+        self._buffers: list[bytearray] = []
 
     def prepare(self) -> None:
         """Make the folders, private to the daemon. Call before anything else. Raise TriageError if they cannot be."""
@@ -143,6 +162,18 @@ class Spool:
     def clear_incoming(self) -> int:
         """Remove what dead receivers left half-written: nobody was told it had been stored."""
         return self.incoming.clear_dead()
+
+    def lend_buffer(self) -> memoryview:
+        """To one draft at a time; used again, because new memory costs a fault a page."""
+        with suppress(IndexError):
+            return memoryview(self._buffers.pop())
+        return memoryview(bytearray(_GATHERED_BYTES))
+
+    def take_back(self, lent: memoryview) -> None:
+        """Whoever had it cannot reach it any more: another draft's film will be in it."""
+        buffer = cast("bytearray", lent.obj)
+        lent.release()
+        self._buffers.append(buffer)
 
     def write(self, header: bytes, data_set: bytes | memoryview) -> StoredFile:
         """All at once; see ``Draft``."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from daemon.dicom.guard import Journal, ListenerLimits
 
-# Two of the largest PDUs that we ask for.
-BUFFER_BYTES = 256 * 1024
+# Eight of the largest PDUs that we ask for: with several senders as much as that is there at a time.
+BUFFER_BYTES = 1024 * 1024
 _PDU_HEADER = struct.Struct(">BxL")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,32 @@ def test_a_file_written_in_pieces_is_the_same_file(spool: Spool) -> None:
         draft.write(memoryview(content)[start : start + 70_001])
     assert list(spool.kept.files(0)) == []
     assert draft.keep() == spool.write(HEADER, content)
+
+
+@pytest.mark.fault(30)
+def test_of_drafts_side_by_side_and_one_after_the_other_none_holds_a_byte_of_another(spool: Spool) -> None:
+    sides = [(number, Draft(spool, HEADER)) for number in (1, 2)]
+    for _ in range(40):
+        for number, draft in sides:
+            draft.write(memoryview(bytes([number]) * 30_011))
+    kept = [(number, draft.keep()) for number, draft in sides]
+    kept.append((3, spool.write(HEADER, bytes([3]) * 7)))
+    for number, stored in kept:
+        content = stored.path.read_bytes()
+        assert content == HEADER + bytes([number]) * (len(content) - len(HEADER))
+        assert stored.sha256 == hashlib.sha256(content).hexdigest()
+    assert [stored.size_bytes - len(HEADER) for _, stored in kept] == [1_200_440, 1_200_440, 7]
+
+
+@pytest.mark.fault(30)
+@pytest.mark.parametrize("end", [Draft.keep, Draft.discard])
+def test_a_draft_that_has_ended_reaches_no_other_film(spool: Spool, end: Callable[[Draft], object]) -> None:
+    ended = Draft(spool, HEADER)
+    end(ended)
+    draft = Draft(spool, HEADER)  # where it was gathered
+    with pytest.raises(ValueError, match="released"):
+        ended.write(b"late")
+    assert draft.keep().path.read_bytes() == HEADER
 
 
 def test_a_discarded_draft_leaves_no_file_and_closes_none_but_its_own(spool: Spool, tmp_path: Path) -> None:
