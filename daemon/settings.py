@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     dicom_pdu_seconds: float = Field(30.0, gt=0, description="deadline for each PDU to arrive whole")
     dicom_idle_seconds: float = Field(60.0, gt=0, description="a silent association is closed after this")
     dicom_acse_seconds: float = Field(5.0, gt=0, description="deadline for the association request and TLS handshake")
-    dicom_connections_max: int = Field(100, ge=1, description="connections at a time")
+    dicom_connections_max: int = Field(100, ge=1, description="connections at a time, with up to 1.5 MiB each")
     dicom_connections_per_address_max: int = Field(25, ge=1, description="connections at a time from one address")
     dicom_instance_mib_max: int = Field(256, ge=1, description="largest instance that is received")
 

@@ -33,6 +33,8 @@ _FLUSHED_BYTES = 2**20
 # Digested and written at a time. Each lets go of the interpreter and waits for it again: piece by piece, as PDUs come,
 # and with several senders that costs as much as the work.
 _GATHERED_BYTES = 512 * 1024
+# What a burst took beyond these is given back.
+_IDLE_BUFFERS_MAX = 16
 
 
 def part10_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -62,10 +64,10 @@ class Draft:
     def __init__(self, spool: Spool, header: bytes) -> None:
         self._spool = spool
         self._path = spool.incoming.place()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(self._path, flags, 0o600)
-        self._digest = hashlib.sha256()
         self._gathered, self._waiting = spool.lend_buffer(), 0
+        self._digest = hashlib.sha256()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(self._path, flags, 0o600)  # last: from here on there is something to close
         self._written = self._flushing = 0
         try:
             self.write(header)
@@ -118,9 +120,9 @@ class Draft:
         """Once: the number may be another thread's file by now."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            self._spool.take_back(self._gathered)
             with suppress(OSError):
                 os.close(descriptor)
+            self._spool.take_back(self._gathered)
 
 
 def _begin_flush(descriptor: int, start: int, end: int) -> None:
@@ -170,10 +172,11 @@ class Spool:
         return memoryview(bytearray(_GATHERED_BYTES))
 
     def take_back(self, lent: memoryview) -> None:
-        """Whoever had it cannot reach it any more: another draft's film will be in it."""
+        """Whoever had it can write nothing more through what was lent: another draft's film will be in it."""
         buffer = cast("bytearray", lent.obj)
         lent.release()
-        self._buffers.append(buffer)
+        if len(self._buffers) < _IDLE_BUFFERS_MAX:
+            self._buffers.append(buffer)
 
     def write(self, header: bytes, data_set: bytes | memoryview) -> StoredFile:
         """All at once; see ``Draft``."""

@@ -124,6 +124,8 @@ class GuardedAssociation(Association):
         except Exception:  # noqa: BLE001 - costs this connection only, and must not print what it holds
             self._journal.note(Outcome.ABORTED)
         finally:
+            if self._inlet is not None:
+                self._inlet.close()
             self.cut()
             if self.dul.is_alive():
                 self.dul.join(LAST_WORDS_SECONDS)

@@ -46,6 +46,11 @@ class Inlet:
         self.touch()
         sock.settimeout(QUIET_SECONDS)
 
+    def close(self) -> None:
+        """Let the buffer go now: the association around it is a cycle, and the collector may come much later."""
+        self._buffer = memoryview(b"")
+        self._start = self._end = 0
+
     def touch(self) -> None:
         """Time spent by us on an answer is not idleness of the peer."""
         self._heard = time.monotonic()

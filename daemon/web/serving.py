@@ -20,8 +20,9 @@ from triage.errors import TriageError
 _CONNECTIONS_MAX = 2048
 _FILES_MAX = 2 * _CONNECTIONS_MAX
 _GRACE_SECONDS = 5
-# A viewer that is gone without a word keeps its place among them no longer: a stream says something every 15 s.
-_UNACKNOWLEDGED_SECONDS = 60
+# A viewer that is gone without a word keeps its place for so long, a stream says something every 15 s. So does one that
+# lives and reads nothing: a download may be paused.
+_UNREAD_SECONDS = 300
 # Subscribers of workitems are told things and say nothing.
 _WORD_BYTES_MAX = 1024
 
@@ -105,7 +106,7 @@ def _listen(host: str, port: int) -> socket.socket:
     # Connections inherit it. asyncio sets it only on sockets that name TCP as their protocol; without it the body of an
     # answer waits until its head has been acknowledged, 40 ms later.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _UNACKNOWLEDGED_SECONDS)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _UNREAD_SECONDS)
     return listening
 
 

@@ -12,9 +12,11 @@ import subprocess
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -38,6 +40,7 @@ from listening import (
 
 from daemon.dicom.association import GuardedAssociation, Outcome, StoreRequest
 from daemon.dicom.guard import GuardedServer
+from daemon.dicom.inlet import Inlet
 from daemon.dicom.reactor import MonotonicTimer
 
 pytestmark = pytest.mark.timeout(60)
@@ -50,6 +53,28 @@ def rss() -> int:
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_what_an_association_reads_into_goes_with_it_and_not_with_the_next_collection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The association is a cycle, and pynetdicom collects at every sixtieth look at its port."""
+    made: list[weakref.ref[memoryview]] = []
+
+    class Watched(Inlet):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(weakref.ref(self._buffer))
+
+    monkeypatch.setattr("daemon.dicom.association.Inlet", Watched)
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
+    gc.disable()
+    try:
+        with listening() as site:
+            assert site.can_echo()
+            wait_for(lambda: made and made[0]() is None)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.fault(1)

@@ -100,6 +100,32 @@ def test_a_draft_that_has_ended_reaches_no_other_film(spool: Spool, end: Callabl
     assert draft.keep().path.read_bytes() == HEADER
 
 
+def test_a_burst_leaves_no_more_buffers_than_are_used_again(spool: Spool) -> None:
+    for draft in [Draft(spool, HEADER) for _ in range(20)]:
+        draft.discard()
+    again = [spool.lend_buffer() for _ in range(20)]
+    assert [buffer.nbytes for buffer in again] == [module._GATHERED_BYTES] * 20
+    assert len([buffer for buffer in again if any(buffer[:132])]) == module._IDLE_BUFFERS_MAX
+
+
+@pytest.mark.fault(78)
+def test_without_memory_for_another_draft_nothing_is_left_open_or_behind(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    drafts = [Draft(spool, HEADER)]  # the only one there is memory for
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(module, "bytearray", fail, raising=False)
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            Draft(spool, HEADER)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    drafts.pop().discard()
+    assert left(spool) == []
+
+
 def test_a_discarded_draft_leaves_no_file_and_closes_none_but_its_own(spool: Spool, tmp_path: Path) -> None:
     draft = Draft(spool, HEADER)
     draft.discard()

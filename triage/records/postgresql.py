@@ -23,8 +23,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 3
-# Silence of 10 s is asked about three times, 3 s apart: a host that is gone is noticed after 19 s.
+# Silence of 10 s is asked about three times, 3 s apart: a host that is gone is noticed after 19 s. By the server also
+# while an answer is on its way there: then nothing is asked, and retries alone would hold our locks for 15 minutes.
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 3, "keepalives_count": 3}
+_GONE_MILLISECONDS = 19_000
 # After so long in the pool a connection is tried before it is used: the server may have been restarted.
 _FRESH_SECONDS = 2.0
 # The server's own limit comes first: its connection can still be used.
@@ -68,8 +70,7 @@ def named(url: URL, site: Site) -> URL:
     server = {
         "statement_timeout": milliseconds,
         "idle_in_transaction_session_timeout": milliseconds,
-        # While an answer is on its way there are no keepalives; its retries alone would hold our locks for 15 minutes.
-        "tcp_user_timeout": milliseconds,
+        "tcp_user_timeout": _GONE_MILLISECONDS,
         **{f"tcp_{name}": value for name, value in _KEEPALIVE.items()},
     }
     libpq = {
