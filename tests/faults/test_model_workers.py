@@ -137,14 +137,16 @@ def test_a_worker_is_as_large_after_hundreds_of_films_as_after_the_first_ones(
         assert send(daemon, film.dataset) == [0]
     worker = daemon.child("work")
     sizes = []
-    for _ in range(10):
+    for _ in range(12):
         wait_for(lambda: not daemon.rows(OPEN), 240)
         sizes.append(sum(size(process) for process in (worker, *worker.children(recursive=True))))
         again(daemon)
     wait_for(lambda: not daemon.rows(OPEN), 240)
-    # The first rounds fill the libraries' own stores; a child may hold a film more when it is looked at.
-    grown = min(sizes[7:]) - min(sizes[2:5])
-    assert grown < 16 * 2**20, f"{grown / 2**20 / 5 / len(films):.3f} MiB a film: {[it >> 20 for it in sizes]}"
+    # The first round fills the libraries' own stores. Then they hold a batch more or less, as it happens: what leaks lifts
+    # the least that is held and the most.
+    early, late = sizes[1:6], sizes[6:]
+    grown = min(min(late) - min(early), max(late) - max(early))
+    assert grown < 16 * 2**20, f"{grown / 2**20 / 6 / len(films):.3f} MiB a film: {[it >> 20 for it in sizes]}"
 
 
 def size(process: psutil.Process) -> int:
