@@ -2,7 +2,8 @@
 
 Ours answers Success once file and folder are fsynced and study, instance and job are committed. Orthanc, as Debian
 ships it, fsyncs the file, and its index later; storescp fsyncs nothing. The receivers take turns; before each turn
-the films get new UIDs in place. Beside that: what Nagle's algorithm costs, what silent associations cost, and memory.
+the films get new UIDs in place. Beside that: the disk alone, from as many threads, with both fsyncs, which is the limit
+of whoever waits for it; what Nagle's algorithm costs, what silent associations cost, and memory.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -27,6 +30,7 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress
 
+from daemon.folder import fsync_folder
 from tests import synthetic
 from tests.acceptance.running import free_port, running, wait_for
 from tests.benchmarks import figures
@@ -34,6 +38,7 @@ from tests.benchmarks.latency import made
 from tests.integration.listening import established
 
 ROUNDS = 5
+DISK = "disk alone"
 # Side of the film in pixels of 16 bits; films a turn with 1, 4 and 16 associations.
 SIZES = {"8.4 MB": (2048, {1: 24, 4: 40, 16: 64}), "50 kB": (158, {1: 400, 4: 800, 16: 960})}
 # Least ratio to Orthanc and to storescp, by size and associations.
@@ -173,13 +178,22 @@ def in_turns(receivers: dict[str, Receiver], home: Path) -> tuple[dict[str, dict
         films = [Film.drawn(home / f"{size}-{number}.dcm", side) for number in range(max(turns.values()))]
         cells = [(associations, films[:count]) for associations, count in turns.items()]
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            for _ in progress.track(range(ROUNDS), description=f"Sending films of {size}"):
+            for number in progress.track(range(ROUNDS), description=f"Sending films of {size}"):
                 for associations, some in cells:
-                    for name, receiver in receivers.items():
+                    for name in rotated([*receivers, DISK], number):
                         cell = found.setdefault(f"{size}, {associations}", {}).setdefault(name, [])
-                        cell.append(rate(receiver.port, some, associations))
+                        if name == DISK:
+                            cell.append(disk_rate(home, some, associations))
+                        else:
+                            cell.append(rate(receivers[name].port, some, associations))
                 memory.append(receivers["ours"].process.memory_info().rss / 1e6)
     return {cell: {name: statistics.median(each) for name, each in by.items()} for cell, by in found.items()}, memory
+
+
+def rotated(names: list[str], by: int) -> list[str]:
+    """Nobody always comes after the same one: what that left to the disk would be his to wait for."""
+    by %= len(names)
+    return names[by:] + names[:by]
 
 
 def rate(port: int, films: list[Film], associations: int, *, nodelay: bool = True) -> float:
@@ -210,6 +224,26 @@ def rate(port: int, films: list[Film], associations: int, *, nodelay: bool = Tru
     if any(codes):
         raise RuntimeError(f"storescu ended with {codes}")
     return len(films) / seconds
+
+
+def disk_rate(home: Path, films: list[Film], threads: int) -> float:
+    """Films a second that are written, renamed and fsynced with their folder: what durable costs at the least."""
+    contents = [film.path.read_bytes() for film in films]
+    with tempfile.TemporaryDirectory(dir=home) as folder, ThreadPoolExecutor(threads) as pool:
+        os.sync()
+        began = time.perf_counter()
+        list(pool.map(partial(write_durably, Path(folder)), range(len(films)), contents))
+        return len(films) / (time.perf_counter() - began)
+
+
+def write_durably(folder: Path, number: int, content: bytes) -> None:
+    path = folder / f"{number}.part"
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    path.rename(folder / f"{number}.dcm")
+    fsync_folder(folder)
 
 
 def without_nodelay(receiver: Receiver, home: Path) -> dict[str, float]:
@@ -245,7 +279,7 @@ def rate_rows(rates: dict[str, dict[str, float]]) -> list[figures.Figure]:
         what = f"{size}, {associations} association{'s' if associations > 1 else ''}"
         rows += [
             figures.by_ratio(what, cell["ours"], "/s", (peer, cell[peer]), least=goals.get(peer))
-            for peer in ("Orthanc", "storescp")
+            for peer in ("Orthanc", "storescp", DISK)
         ]
     return rows
 

@@ -142,8 +142,8 @@ def test_a_worker_is_as_large_after_hundreds_of_films_as_after_the_first_ones(
         sizes.append(sum(size(process) for process in (worker, *worker.children(recursive=True))))
         again(daemon)
     wait_for(lambda: not daemon.rows(OPEN), 240)
-    # The first round fills the libraries' own stores. Then they hold a batch more or less, as it happens: what leaks lifts
-    # the least that is held and the most.
+    # The first round fills the libraries' own stores. Then they hold a batch more or less, as it happens: a leak lifts
+    # both the least that is held and the most.
     early, late = sizes[1:6], sizes[6:]
     grown = min(min(late) - min(early), max(late) - max(early))
     assert grown < 16 * 2**20, f"{grown / 2**20 / 6 / len(films):.3f} MiB a film: {[it >> 20 for it in sizes]}"
