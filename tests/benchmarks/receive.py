@@ -39,6 +39,8 @@ from tests.integration.listening import established
 
 ROUNDS = 5
 DISK = "disk alone"
+# Films a second in each round, by size and associations and receiver.
+Rates = dict[str, dict[str, list[float]]]
 # Side of the film in pixels of 16 bits; films a turn with 1, 4 and 16 associations.
 SIZES = {"8.4 MB": (2048, {1: 24, 4: 40, 16: 64}), "50 kB": (158, {1: 400, 4: 800, 16: 960})}
 # Least ratio to Orthanc and to storescp, by size and associations.
@@ -170,9 +172,9 @@ def listening(command: list[str], port: int) -> Iterator[Receiver]:
 # -- measurements ------------------------------------------------------------------------------------------------------
 
 
-def in_turns(receivers: dict[str, Receiver], home: Path) -> tuple[dict[str, dict[str, float]], list[float]]:
-    """Median rate by size and associations and receiver; our memory in MB after each round."""
-    found: dict[str, dict[str, list[float]]] = {}
+def in_turns(receivers: dict[str, Receiver], home: Path) -> tuple[Rates, list[float]]:
+    """Rates of all rounds by size and associations and receiver; our memory in MB after each round."""
+    found: Rates = {}
     memory = []
     for size, (side, turns) in SIZES.items():
         films = [Film.drawn(home / f"{size}-{number}.dcm", side) for number in range(max(turns.values()))]
@@ -187,7 +189,7 @@ def in_turns(receivers: dict[str, Receiver], home: Path) -> tuple[dict[str, dict
                         else:
                             cell.append(rate(receivers[name].port, some, associations))
                 memory.append(receivers["ours"].process.memory_info().rss / 1e6)
-    return {cell: {name: statistics.median(each) for name, each in by.items()} for cell, by in found.items()}, memory
+    return found, memory
 
 
 def rotated(names: list[str], by: int) -> list[str]:
@@ -272,10 +274,10 @@ def silent_cost(receiver: Receiver) -> float:
 # -- what comes out ----------------------------------------------------------------------------------------------------
 
 
-def rate_rows(rates: dict[str, dict[str, float]]) -> list[figures.Figure]:
+def rate_rows(rates: Rates) -> list[figures.Figure]:
     rows = []
     for (size, associations), goals in GOALS.items():
-        cell = rates[f"{size}, {associations}"]
+        cell = {name: statistics.median(each) for name, each in rates[f"{size}, {associations}"].items()}
         what = f"{size}, {associations} association{'s' if associations > 1 else ''}"
         rows += [
             figures.by_ratio(what, cell["ours"], "/s", (peer, cell[peer]), least=goals.get(peer))

@@ -74,7 +74,6 @@ def test_a_file_written_in_pieces_is_the_same_file(spool: Spool) -> None:
     assert draft.keep() == spool.write(HEADER, content)
 
 
-@pytest.mark.fault(30)
 def test_of_drafts_side_by_side_and_one_after_the_other_none_holds_a_byte_of_another(spool: Spool) -> None:
     sides = [(number, Draft(spool, HEADER)) for number in (1, 2)]
     for _ in range(40):
@@ -89,7 +88,6 @@ def test_of_drafts_side_by_side_and_one_after_the_other_none_holds_a_byte_of_ano
     assert [stored.size_bytes - len(HEADER) for _, stored in kept] == [1_200_440, 1_200_440, 7]
 
 
-@pytest.mark.fault(30)
 @pytest.mark.parametrize("end", [Draft.keep, Draft.discard])
 def test_a_draft_that_has_ended_reaches_no_other_film(spool: Spool, end: Callable[[Draft], object]) -> None:
     ended = Draft(spool, HEADER)
@@ -108,7 +106,6 @@ def test_a_burst_leaves_no_more_buffers_than_are_used_again(spool: Spool) -> Non
     assert len([buffer for buffer in again if any(buffer[:132])]) == module._IDLE_BUFFERS_MAX
 
 
-@pytest.mark.fault(78)
 def test_without_memory_for_another_draft_nothing_is_left_open_or_behind(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
